@@ -1,0 +1,59 @@
+# make run     serve on http://localhost:8051 from a SQLite file in this directory
+# make test    everything, on real databases and servers
+# make check   what takes seconds
+# make bench   requests per second, side by side
+# make clean   remove what these made; databases are kept
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find uniqueid pacifica -type f -not -name '*.pyc') setup.py pyproject.toml README.md
+UWSGI_ARGS ?=
+
+.PHONY: run test check bench clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/run
+	$(BIN)/pacifica-uniqueid-cmd dbsync
+	exec $(BIN)/uwsgi --ini uwsgi.ini $(UWSGI_ARGS)
+
+test: $(VENV)/test
+	.ci/setup test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+check: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_*.py
+
+bench: $(VENV)/test
+	.ci/setup test
+	$(BIN)/python benchmarks/bench.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	PYTHON=$(PYTHON) .ci/setup run
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip -q --disable-pip-version-check install 'setuptools>=77' wheel
+
+# The wheel is what is run and tested, not this directory.
+$(VENV)/wheel: $(VENV)/bin/python $(SOURCES)
+	rm -rf $(VENV)/dist build
+	$(BIN)/pip -q --disable-pip-version-check wheel --no-deps --no-build-isolation -w $(VENV)/dist .
+	rm -rf build *.egg-info
+	$(BIN)/pip -q --disable-pip-version-check install --force-reinstall --no-deps $(VENV)/dist/*.whl
+	touch $@
+
+$(VENV)/run: $(VENV)/wheel
+	$(BIN)/pip -q --disable-pip-version-check install "$$(echo $(VENV)/dist/*.whl)[postgresql]"
+	touch $@
+
+$(VENV)/test: $(VENV)/run
+	$(BIN)/pip -q --disable-pip-version-check install "$$(echo $(VENV)/dist/*.whl)[test]"
+	touch $@

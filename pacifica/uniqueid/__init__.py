@@ -1,0 +1,1 @@
+"""The old import path of this service; what it holds is in ``uniqueid``."""

@@ -1,0 +1,73 @@
+"""What the distribution holds and needs."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (HERE / "uniqueid/__init__.py").read_text(), re.MULTILINE
+)
+assert VERSION is not None
+
+CLIENT = ["requests>=2.31"]
+POSTGRESQL = ["psycopg2-binary>=2.9.9"]
+
+setup(
+    name="pacifica-uniqueid",
+    version=VERSION.group(1),
+    description="Ranges of IDs over HTTP, never the same ID twice",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    url="https://github.com/pacifica/pacifica-uniqueid/",
+    author="Pacifica UniqueID contributors",
+    license="LGPL-3.0-or-later",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Development Status :: 5 - Production/Stable",
+        "Framework :: Bottle",
+        "Intended Audience :: System Administrators",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
+        "Topic :: Internet :: WWW/HTTP :: WSGI :: Application",
+        "Topic :: Scientific/Engineering",
+        "Typing :: Typed",
+    ],
+    # Pony supports Python up to 3.14.
+    python_requires=">=3.11",
+    # pacifica/ has no __init__.py: other Pacifica services share the namespace.
+    packages=["uniqueid", "pacifica.uniqueid"],
+    package_data={"uniqueid": ["py.typed"]},
+    install_requires=[
+        "bottle>=0.13.2",
+        "pony>=0.7.19",
+        "prometheus-client>=0.20",
+        "pymysql>=1.1.1",
+        'uwsgi>=2.0.28; platform_system != "Windows"',
+    ],
+    extras_require={
+        "postgresql": POSTGRESQL,
+        "client": CLIENT,
+        "test": [
+            *POSTGRESQL,
+            *CLIENT,
+            "hypothesis>=6.100",
+            "mypy>=1.11",
+            "pytest>=8.2",
+            "ruff>=0.6",
+            "types-requests",
+            "types-PyMySQL",
+        ],
+    },
+    entry_points={
+        "console_scripts": [
+            "pacifica-uniqueid = uniqueid.cli:serve",
+            "pacifica-uniqueid-cmd = uniqueid.cli:main",
+        ],
+    },
+)

@@ -1,0 +1,63 @@
+"""Fixtures for all tests; what starts a server is made only where it is used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import servers
+
+KINDS = ("sqlite", "mariadb", "postgresql")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test reads the settings of the machine it runs on."""
+    for name in list(os.environ):
+        if name.startswith(("UNIQUEID_", "PEEWEE_", "DATABASE_CONNECT_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[servers.MariaDB]:
+    """A MariaDB server for all tests that do not hurt it."""
+    server = servers.MariaDB()
+    with servers.running(server):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[servers.PostgreSQL]:
+    """A PostgreSQL server for all tests that do not hurt it."""
+    server = servers.PostgreSQL()
+    with servers.running(server):
+        yield server
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each of the databases in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
+    """Makes an empty database of a kind; its URL."""
+
+    def make(kind: str) -> str:
+        if kind == "sqlite":
+            return f"sqlite:///{tmp_path}/db-{os.urandom(4).hex()}.sqlite3"
+        server = request.getfixturevalue(kind)
+        return str(server.url(server.new_database()))
+
+    return make
+
+
+@pytest.fixture
+def database_url(kind: str, new_url: Callable[[str], str]) -> str:
+    """The URL of an empty database of each kind."""
+    return new_url(kind)

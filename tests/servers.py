@@ -1,0 +1,368 @@
+"""Real servers for the tests: each in a directory of its own, on free ports of 127.0.0.1."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import itertools
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+HERE = Path(__file__).resolve().parent
+CHECKOUT = HERE.parent
+BIN = Path(sys.executable).parent
+START_TIMEOUT = 60
+"""Seconds, generous: the machine is shared."""
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 which nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(true: Callable[[], object], what: str, timeout: float = START_TIMEOUT) -> None:
+    """Return when a condition holds; it is asked again and again."""
+    end = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < end, f"{what} did not happen in {timeout:g} seconds"
+        time.sleep(0.02)
+
+
+def listens(port: int) -> bool:
+    """Whether something accepts connections at a port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Process:
+    """A server that a test starts, can hurt, and ends by its process id."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="uniqueid-test-"))
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = self.directory / "log"
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    def user(self) -> str | None:
+        """As whom to run, when root may not."""
+        return None
+
+    def ready(self) -> bool:
+        return listens(self.port)
+
+    def launch(self) -> None:
+        """Start without waiting until it serves."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.directory,
+                env=self.environment(),
+                user=self.user(),
+                start_new_session=True,
+            )
+
+    def start(self) -> None:
+        """Start, and return when it serves."""
+        self.launch()
+
+        def up() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, self.log.read_text(errors="replace")[-4000:]
+            return self.ready()
+
+        wait_until(up, f"{self.command()[0]} serving")
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float = START_TIMEOUT) -> int:
+        """Wait for it to end; its exit status."""
+        assert self.process is not None
+        return self.process.wait(timeout)
+
+    def kill(self) -> None:
+        """End it without a chance to do anything."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(START_TIMEOUT)
+
+    def stop(self) -> None:
+        """End it in an orderly way."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+            try:
+                self.process.wait(START_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def remove(self) -> None:
+        """End it and remove its directory."""
+        self.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> Process:
+        self.start()
+        return self
+
+    def __exit__(self, *_args: object) -> None:
+        self.remove()
+
+
+class MariaDB(Process):
+    """A MariaDB server with its default durability."""
+
+    USER, PASSWORD = "uniqueid", "p@ss%20w/rd"
+
+    def __init__(self, *options: str) -> None:
+        super().__init__()
+        self.options = options
+        self.socket = str(self.directory / "sock")
+        self.data = self.directory / "data"
+        self.names = itertools.count(1)
+        subprocess.run(
+            ["mariadb-install-db", "--no-defaults", f"--datadir={self.data}", "--skip-test-db"]
+            + (["--user=root"] if os.getuid() == 0 else [])
+            + ["--auth-root-authentication-method=normal"],
+            check=True,
+            capture_output=True,
+            cwd=self.directory,
+        )
+
+    def command(self) -> list[str]:
+        return [
+            shutil.which("mariadbd") or "/usr/sbin/mariadbd",
+            "--no-defaults",
+            f"--datadir={self.data}",
+            f"--socket={self.socket}",
+            f"--port={self.port}",
+            "--bind-address=127.0.0.1",
+            f"--pid-file={self.directory / 'pid'}",
+            "--innodb-buffer-pool-size=64M",
+            "--innodb-log-file-size=16M",
+            *(["--user=root"] if os.getuid() == 0 else []),
+            *self.options,
+        ]
+
+    def start(self) -> None:
+        super().start()
+        self.sql(
+            f"CREATE USER IF NOT EXISTS {self.USER} IDENTIFIED BY '{self.PASSWORD}';"
+            f"GRANT ALL ON `test_%`.* TO {self.USER}"
+        )
+
+    def ready(self) -> bool:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            self.sql("SELECT 1")
+            return True
+        return False
+
+    def sql(self, text: str, database: str = "") -> str:
+        """Run statements as root; what they print, tab-separated."""
+        return subprocess.run(
+            ["mariadb", "--no-defaults", f"--socket={self.socket}", "-uroot", "-BN", database],
+            input=text.encode(),
+            check=True,
+            capture_output=True,
+        ).stdout.decode()
+
+    def new_database(self, options: str = "") -> str:
+        """Make an empty database; its name."""
+        name = f"test_{next(self.names)}"
+        self.sql(f"CREATE DATABASE {name} {options}")
+        return name
+
+    def url(self, database: str, port: int | None = None) -> str:
+        """The service's URL of a database, through another port if it is given."""
+        user, password = quote(self.USER), quote(self.PASSWORD, safe="")
+        return f"mysql://{user}:{password}@127.0.0.1:{port or self.port}/{database}"
+
+
+class PostgreSQL(Process):
+    """A PostgreSQL server with its default durability."""
+
+    USER = "uniqueid"
+
+    def __init__(self, *options: str) -> None:
+        super().__init__()
+        self.options = options
+        self.bin = Path(sorted(glob.glob("/usr/lib/postgresql/*/bin"))[-1])
+        self.data = self.directory / "data"
+        self.names = itertools.count(1)
+        user = self.user()
+        if user is not None:
+            self.directory.chmod(0o755)
+            entry = pwd.getpwnam(user)
+            os.chown(self.directory, entry.pw_uid, entry.pw_gid)
+        subprocess.run(
+            [str(self.bin / "initdb"), "-D", str(self.data), "-U", self.USER, "-A", "trust"]
+            + ["-E", "UTF8", "--locale=C.UTF-8"],
+            check=True,
+            capture_output=True,
+            cwd=self.directory,
+            user=user,
+        )
+
+    def user(self) -> str | None:
+        return "postgres" if os.getuid() == 0 else None
+
+    def command(self) -> list[str]:
+        return [
+            str(self.bin / "postgres"),
+            f"-D{self.data}",
+            f"-p{self.port}",
+            f"-k{self.directory}",
+            "-clisten_addresses=127.0.0.1",
+            *(f"-c{option}" for option in self.options),
+        ]
+
+    def ready(self) -> bool:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            self.sql("SELECT 1")
+            return True
+        return False
+
+    def sql(self, text: str, database: str = "postgres") -> str:
+        """Run statements as the owner; what they print, tab-separated."""
+        return subprocess.run(
+            [str(self.bin / "psql"), "-X", "-q", "-A", "-t", "-F\t", "-v", "ON_ERROR_STOP=1"]
+            + ["-h", str(self.directory), "-p", str(self.port), "-U", self.USER, database],
+            input=text.encode(),
+            check=True,
+            capture_output=True,
+        ).stdout.decode()
+
+    def new_database(self, options: str = "") -> str:
+        """Make an empty database; its name."""
+        name = f"test_{next(self.names)}"
+        self.sql(f"CREATE DATABASE {name} {options}")
+        return name
+
+    def url(self, database: str, port: int | None = None) -> str:
+        """The service's URL of a database, through another port if it is given."""
+        return f"postgresql://{self.USER}@127.0.0.1:{port or self.port}/{database}"
+
+    def stop(self) -> None:
+        # SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait for the clients.
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(START_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+class Service(Process):
+    """The service under uWSGI, from the shipped uwsgi.ini, with the database synced."""
+
+    def __init__(self, database_url: str, *options: str, **settings: str) -> None:
+        super().__init__()
+        self.database_url = database_url
+        self.options = options
+        self.settings = settings
+        self.config = self.directory / "config.cfg"
+        shutil.copy(CHECKOUT / "uwsgi.ini", self.directory)
+        self.write_config()
+
+    def write_config(self) -> None:
+        lines = ["[database]", f"url = {self.database_url}", "connect_wait = 0.2", "[uniqueid]"]
+        lines += [f"{name} = {value}" for name, value in self.settings.items()]
+        self.config.write_text("\n".join(lines) + "\n")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def environment(self) -> dict[str, str]:
+        keep = {name: value for name, value in os.environ.items() if "UNIQUEID" not in name}
+        return {**keep, "PATH": f"{BIN}:{os.environ['PATH']}"}
+
+    def command(self) -> list[str]:
+        # Every option of the shipped file but the port.
+        return [
+            str(BIN / "uwsgi"),
+            "--ini",
+            "uwsgi.ini",
+            "--http-socket",
+            f"127.0.0.1:{self.port}",
+            *self.options,
+        ]
+
+    def launch(self) -> None:
+        ini = self.directory / "uwsgi.ini"
+        lines = (CHECKOUT / "uwsgi.ini").read_text().splitlines()
+        assert lines.count("http-socket = :8051") == 1
+        ini.write_text("\n".join(line for line in lines if line != "http-socket = :8051"))
+        super().launch()
+
+    def start(self) -> None:
+        self.cmd("dbsync")
+        super().start()
+
+    def ready(self) -> bool:
+        with contextlib.suppress(OSError):
+            return self.get("/livez")[0] == 200
+        return False
+
+    def cmd(self, *arguments: str) -> str:
+        """Run pacifica-uniqueid-cmd with this service's settings; what it prints."""
+        return subprocess.run(
+            [str(BIN / "pacifica-uniqueid-cmd"), "-c", str(self.config), *arguments],
+            check=True,
+            capture_output=True,
+            env=self.environment(),
+            cwd=self.directory,
+            text=True,
+        ).stdout
+
+    def get(self, path: str, data: bytes | None = None, timeout: float = 30) -> tuple[int, dict]:
+        """GET, or POST when there is a body; status and JSON."""
+        request = urllib.request.Request(self.url + path, data)
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    def allocate(self, mode: str, count: int) -> tuple[int, int]:
+        """One range, first and last, which must not fail."""
+        status, answer = self.get(f"/getid?range={count}&mode={quote(mode)}")
+        assert status == 200, answer
+        return answer["startIndex"], answer["endIndex"]
+
+
+@contextlib.contextmanager
+def running(server: Process) -> Iterator[Process]:
+    """A server for the length of a block."""
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()

@@ -1,0 +1,500 @@
+"""Group commit: many waiting requests, one transaction; and the high-water guard.
+
+One committer thread takes whatever has arrived, adds it up per mode, has the store commit it once
+and slices the ranges. What arrives meanwhile shares the next transaction, so a lone caller never
+waits for company and a crowd costs one commit. A caller is woken only after the COMMIT.
+
+The guard: the allocator remembers the highest ID it has handed out of each counter. A database
+that answers with less has gone back, and what it says is not believed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from queue import Empty, SimpleQueue
+from typing import Protocol
+
+from uniqueid.errors import (
+    Closing,
+    CounterExhausted,
+    CounterRegressed,
+    DatabaseUnavailable,
+    ModeBusy,
+    Overloaded,
+    UniqueIDError,
+)
+
+log = logging.getLogger(__name__)
+
+# Seconds between two looks at a database that is down or has gone back, and between two tries of
+# a counter that somebody else holds locked.
+_LOOK_AGAIN = 1.0
+
+
+class Advanced(Protocol):
+    """A counter that was moved on, as the store tells it."""
+
+    @property
+    def counter(self) -> str: ...
+    @property
+    def first(self) -> int: ...
+    @property
+    def found(self) -> int: ...
+    @property
+    def regressed(self) -> bool: ...
+
+
+class Counters(Protocol):
+    """The part of the store which the allocator needs; `uniqueid.store.Store` says more."""
+
+    connections: int
+
+    def advance(
+        self,
+        totals: Mapping[str, int],
+        floors: Mapping[str, int],
+        *,
+        repair: bool,
+        deadline: float,
+    ) -> Mapping[str, Advanced | UniqueIDError]: ...
+
+    def counters(self) -> Mapping[str, int]: ...
+    def ping(self) -> None: ...
+    def interrupt(self, thread: int) -> None: ...
+    def disconnect(self) -> None: ...
+
+
+class Observer(Protocol):
+    """Told what happens, for the metrics."""
+
+    def committed(self, requests: int, seconds: float) -> None: ...
+    def handed_out(self, mode: str, count: int, next_id: int) -> None: ...
+    def regressed(self, mode: str) -> None: ...
+
+
+class _Silent:
+    def committed(self, requests: int, seconds: float) -> None:
+        pass
+
+    def handed_out(self, mode: str, count: int, next_id: int) -> None:
+        pass
+
+    def regressed(self, mode: str) -> None:
+        pass
+
+
+class _Ticket:
+    """One caller's request, on its way through the committer."""
+
+    __slots__ = (
+        "abandoned",
+        "answered",
+        "count",
+        "deadline",
+        "done",
+        "error",
+        "first",
+        "mode",
+    )
+
+    def __init__(self, mode: str, count: int, deadline: float) -> None:
+        self.mode = mode
+        self.count = count
+        self.deadline = deadline
+        self.first = 0
+        self.error: Exception | None = None
+        self.abandoned = False
+        self.answered = False
+        # Held until there is an answer: the cheapest thing that a thread can wait for.
+        self.done = threading.Lock()
+        self.done.acquire()
+
+    def give(self, first: int) -> None:
+        self.first = first
+        self.answered = True
+        self.done.release()
+
+    def fail(self, error: Exception) -> None:
+        self.error = error
+        self.answered = True
+        self.done.release()
+
+
+class _Flight:
+    """A transaction under way, since a time of the clock."""
+
+    __slots__ = ("since",)
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+
+
+class Allocator:
+    """Hands out ranges, none twice.
+
+    :param store: where the counters are; only the committer thread uses it.
+    :param request_timeout: seconds that a caller waits at the most.
+    :param queue_size: how many callers may wait.
+    :param batch_size: how many of them share a transaction at the most.
+    :param repair: whether a counter that went back is raised above the highest ID handed out
+        (``on_regression = advance``), or every request is refused until that was done by hand.
+    """
+
+    def __init__(
+        self,
+        store: Counters,
+        *,
+        request_timeout: float = 10,
+        queue_size: int = 1000,
+        batch_size: int = 500,
+        repair: bool = True,
+        observer: Observer | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._timeout = request_timeout
+        self._queue_size = queue_size
+        self._batch_size = batch_size
+        self._repair = repair
+        self._observer = observer or _Silent()
+        self._clock = clock
+        self._queue: SimpleQueue[_Ticket | None] = SimpleQueue()
+        self._deferred: list[_Ticket] = []
+        self._deferred_until = 0.0
+        self._floors: dict[str, int] = {}
+        self._regressed: dict[str, CounterRegressed] = {}
+        self._looked = 0.0
+        self._connections = 0
+        self._down: DatabaseUnavailable | None = None
+        self._in_flight: _Flight | None = None
+        self._stalled: _Flight | None = None
+        self._closing = threading.Event()
+        self._ended = False
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    # -- for callers, from any thread ---------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the committer, once; a process that forks does it after the fork."""
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
+                self._thread.start()
+
+    def allocate(self, mode: str, count: int) -> int:
+        """Take `count` IDs of a mode for this caller alone.
+
+        :returns: the first; they end at first + count - 1. The database has them on disk.
+        :raises CounterExhausted, TooManyModes, ModeNotStorable: this request can't be met.
+        :raises CounterRegressed: the database went back and nobody has mended it yet.
+        :raises Overloaded, DatabaseUnavailable, Closing: not now. After the second the IDs may
+            have been taken from the counter; nobody will get them.
+        """
+        if self._thread is None:
+            self.start()
+        down = self.down
+        if down is not None:
+            raise down
+        if self._closing.is_set():
+            raise Closing
+        if self._queue.qsize() >= self._queue_size:
+            raise Overloaded(self._queue_size)
+        ticket = _Ticket(mode, count, self._clock() + self._timeout)
+        self._queue.put(ticket)
+        if self._ended:
+            self._fail_queued(Closing())
+        if not ticket.done.acquire(timeout=self._timeout):
+            raise self._give_up(ticket)
+        if ticket.error is not None:
+            # One error may go to many callers; each starts a traceback of its own.
+            raise ticket.error.with_traceback(None)
+        return ticket.first
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for a transaction to begin."""
+        return self._queue.qsize() + len(self._deferred)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the committer runs, or will with the first request."""
+        return self._thread is None or self._thread.is_alive()
+
+    @property
+    def down(self) -> DatabaseUnavailable | None:
+        """Why requests are refused at once, while the database is away."""
+        down = self._down
+        if down is not None:
+            return DatabaseUnavailable(down.cause)
+        if self._stalled is not None and self._stalled is self._in_flight:
+            return self._no_answer()
+        return None
+
+    @property
+    def regressed(self) -> Mapping[str, CounterRegressed]:
+        """The counters that went back and were not mended."""
+        return dict(self._regressed)
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Take no more requests, answer those that wait, and end the committer.
+
+        :returns: whether it ended within `timeout` seconds.
+        """
+        self._closing.set()
+        self._queue.put(None)
+        thread = self._thread
+        if thread is None:
+            return True
+        thread.join(timeout)
+        return not thread.is_alive()
+
+    def _no_answer(self) -> DatabaseUnavailable:
+        return DatabaseUnavailable(f"it did not answer within {self._timeout:g} seconds")
+
+    def _give_up(self, ticket: _Ticket) -> DatabaseUnavailable:
+        """The deadline of a caller has passed; those behind it need not find out one by one."""
+        ticket.abandoned = True
+        flight, thread = self._in_flight, self._thread
+        if (
+            flight is not None
+            and self._clock() - flight.since >= 0.9 * self._timeout
+            and thread is not None
+            and thread.ident is not None
+        ):
+            self._stalled = flight
+            self._fail_queued(self._no_answer())
+            self._store.interrupt(thread.ident)
+        return self._no_answer()
+
+    def _fail_queued(self, error: Exception) -> int:
+        failed = 0
+        while True:
+            try:
+                ticket = self._queue.get_nowait()
+            except Empty:
+                return failed
+            if ticket is None:
+                if not self._ended:
+                    self._queue.put(None)
+                return failed
+            ticket.fail(error)
+            failed += 1
+
+    # -- the committer ------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            last = False
+            while not last or self._deferred:
+                batch, last = self._collect(last)
+                self._commit_guarded(batch)
+                if self._down is not None and not last:
+                    self._wait_for_database()
+        finally:
+            self._ended = True
+            self._fail_queued(Closing())
+            self._store.disconnect()
+
+    def _collect(self, last: bool) -> tuple[list[_Ticket], bool]:
+        """Wait for a request and take what else has arrived; and whether that was the last.
+
+        Empty when it is time to look at the database again.
+        """
+        batch: list[_Ticket] = []
+        now = self._clock()
+        if self._deferred and (last or now >= self._deferred_until):
+            batch, self._deferred = self._deferred, []
+        else:
+            patience = self._deferred_until - now if self._deferred else None
+            if self._regressed:
+                patience = _LOOK_AGAIN if patience is None else min(patience, _LOOK_AGAIN)
+            try:
+                ticket = self._queue.get(timeout=patience)
+            except Empty:
+                return [], False
+            if ticket is None:
+                return [], True
+            batch.append(ticket)
+        while not last and len(batch) < self._batch_size:
+            try:
+                ticket = self._queue.get_nowait()
+            except Empty:
+                break
+            if ticket is None:
+                last = True
+                break
+            batch.append(ticket)
+        return [ticket for ticket in batch if not ticket.abandoned], last
+
+    def _commit_guarded(self, batch: list[_Ticket]) -> None:
+        """Commit a batch and answer every ticket of it, whatever happens."""
+        self._in_flight = _Flight(self._clock())
+        try:
+            if self._regressed:
+                self._look_at_regressed()
+            if batch:
+                self._commit(batch)
+            if self._store.connections != self._connections:
+                # A new session may have led to another server, or to one that was restored.
+                self._connections = self._store.connections
+                self._look_at_all()
+        except DatabaseUnavailable as error:
+            self._down = error
+            failed = self._fail(batch, error) + self._fail_queued(error)
+            log.error("%s; %d requests are answered with 503", error, failed)
+        except Exception as error:
+            log.exception("a batch of %d requests failed", len(batch))
+            self._fail(batch, error)
+        finally:
+            self._in_flight = None
+
+    def _fail(self, batch: list[_Ticket], error: Exception) -> int:
+        open_tickets = [ticket for ticket in batch if not ticket.answered]
+        for ticket in open_tickets:
+            ticket.fail(error)
+        return len(open_tickets)
+
+    def _commit(self, batch: list[_Ticket]) -> None:
+        waiting: dict[str, list[_Ticket]] = {}
+        for ticket in batch:
+            waiting.setdefault(ticket.mode, []).append(ticket)
+        deadline = max(ticket.deadline for ticket in batch)
+        while waiting:
+            if self._regressed:
+                self._fail(batch, next(iter(self._regressed.values())))
+                return
+            totals = {
+                mode: sum(ticket.count for ticket in tickets) for mode, tickets in waiting.items()
+            }
+            started = self._clock()
+            outcomes = self._store.advance(
+                totals, self._floors, repair=self._repair, deadline=deadline
+            )
+            self._observer.committed(sum(map(len, waiting.values())), self._clock() - started)
+            again: dict[str, list[_Ticket]] = {}
+            for mode, outcome in outcomes.items():
+                tickets = waiting[mode]
+                if isinstance(outcome, CounterExhausted):
+                    again |= self._fitting(mode, tickets, outcome.available)
+                elif isinstance(outcome, CounterRegressed):
+                    self._note_regressed(outcome)
+                    self._look_at_all()
+                    again[mode] = tickets
+                elif isinstance(outcome, ModeBusy):
+                    self._defer(tickets, outcome)
+                elif isinstance(outcome, UniqueIDError):
+                    for ticket in tickets:
+                        ticket.fail(outcome)
+                else:
+                    self._hand_out(mode, tickets, outcome)
+            waiting = again
+
+    def _hand_out(self, mode: str, tickets: list[_Ticket], advanced: Advanced) -> None:
+        first = advanced.first
+        total = 0
+        for ticket in tickets:
+            total += ticket.count
+        # Before anybody gets an ID, or an error in between would leave it unguarded.
+        if advanced.regressed:
+            self._tell_regression(advanced.counter, advanced.found, first)
+        self._floors[advanced.counter] = first + total
+        for ticket in tickets:
+            ticket.give(first)
+            first += ticket.count
+        self._observer.handed_out(mode, total, first)
+        if advanced.regressed:
+            self._look_at_all()
+
+    def _fitting(
+        self, mode: str, tickets: list[_Ticket], available: int
+    ) -> dict[str, list[_Ticket]]:
+        """The requests which fit into what is left, first come first served; the others fail."""
+        fitting = []
+        left = available
+        for ticket in tickets:
+            if ticket.count <= left:
+                left -= ticket.count
+                fitting.append(ticket)
+            else:
+                ticket.fail(CounterExhausted(mode, ticket.count, left))
+        return {mode: fitting} if fitting else {}
+
+    def _defer(self, tickets: list[_Ticket], busy: ModeBusy) -> None:
+        """Let those who wait for a locked counter wait on, without the others."""
+        now = self._clock()
+        for ticket in tickets:
+            if ticket.deadline <= now:
+                ticket.fail(DatabaseUnavailable(str(busy)))
+            else:
+                self._deferred.append(ticket)
+        self._deferred_until = now + _LOOK_AGAIN / 4
+
+    # -- what went wrong ----------------------------------------------------------------------
+
+    def _wait_for_database(self) -> None:
+        """Try the database until it answers; requests are refused at once meanwhile."""
+        while not self._closing.is_set():
+            try:
+                self._store.ping()
+            except DatabaseUnavailable as error:
+                self._down = error
+                self._closing.wait(_LOOK_AGAIN)
+            else:
+                log.warning("the database answers again")
+                break
+        self._down = None
+
+    def _tell_regression(self, mode: str, found: int, floor: int) -> None:
+        log.error(
+            "COUNTER WENT BACK: mode %r: the database says that the next ID is %d, but IDs up to"
+            " %d were handed out. It was restored from a backup or failed over to a replica that"
+            " lagged. The counter is raised to %d; check what else the database has lost.",
+            mode, found, floor - 1, floor,
+        )  # fmt: skip
+        self._observer.regressed(mode)
+
+    def _note_regressed(self, error: CounterRegressed) -> None:
+        if error.mode not in self._regressed:
+            log.error("COUNTER WENT BACK: %s. Until then every request is refused.", error)
+            self._observer.regressed(error.mode)
+        self._regressed[error.mode] = error
+
+    def _look_at_regressed(self) -> None:
+        """See whether an operator has mended the counters."""
+        now = self._clock()
+        if now - self._looked < _LOOK_AGAIN:
+            return
+        self._looked = now
+        low = self._low()
+        for error in low.values():
+            self._note_regressed(error)
+        self._regressed = low
+        if not low:
+            log.warning("no counter is below what was handed out any more; requests are served")
+
+    def _look_at_all(self) -> None:
+        """Compare every counter with what was handed out of it, whoever asks for which."""
+        low = self._low() if self._floors else {}
+        if not low:
+            return
+        for error in low.values():
+            if self._repair:
+                self._tell_regression(error.mode, error.found, error.expected)
+            else:
+                self._note_regressed(error)
+        if self._repair:
+            deadline = self._clock() + self._timeout
+            self._store.advance(dict.fromkeys(low, 0), self._floors, repair=True, deadline=deadline)
+
+    def _low(self) -> dict[str, CounterRegressed]:
+        """The counters below what was handed out of them."""
+        found = self._store.counters()
+        return {
+            mode: CounterRegressed(mode, found.get(mode, 1), floor)
+            for mode, floor in self._floors.items()
+            if found.get(mode, 1) < floor
+        }

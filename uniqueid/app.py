@@ -1,0 +1,279 @@
+"""HTTP and nothing else: from a request to the allocator and back."""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from bottle import Bottle, HTTPError, HTTPResponse, request
+
+from uniqueid import errors, validation
+from uniqueid.metrics import CONTENT_TYPE, Metrics
+
+log = logging.getLogger(__name__)
+
+MAX_TARGET = 8192
+"""Bytes of path and query. A mode of 255 characters has at most 3,060 when percent-encoded."""
+MAX_BODY = 8192
+"""Bytes of a form."""
+
+NEVER_CACHED = (
+    # RFC 9111, 5.2.2; no directive here lets a cache use an answer twice.
+    ("Cache-Control", "no-store, no-cache, private, max-age=0"),
+    ("Pragma", "no-cache"),
+    # In the past: what ignores Cache-Control may heed this.
+    ("Expires", "Thu, 01 Jan 1970 00:00:01 GMT"),
+    # Matches no later request (RFC 9110, 12.5.5).
+    ("Vary", "*"),
+    # For content delivery networks (W3C Edge Architecture; RFC 9213).
+    ("Surrogate-Control", "no-store"),
+    ("CDN-Cache-Control", "no-store"),
+    # For nginx, which these two keep from storing even when it is told to ignore all the others.
+    ("X-Accel-Expires", "0"),
+    ("X-Accel-Buffering", "no"),
+)
+"""On every response of every route, errors included: an answer that a cache repeats is an ID
+handed out twice."""
+_REVALIDATION = frozenset({"etag", "last-modified"})
+
+StartResponse = Callable[..., Any]
+
+
+class Allocating(Protocol):
+    """The part of the allocator which a request needs."""
+
+    def allocate(self, mode: str, count: int) -> int: ...
+
+
+Checks = Mapping[str, Callable[[], str | None]]
+"""By name, what `/readyz` asks; the answer is what is wrong, or None."""
+
+# Error class to status, problem type, title and seconds after which to try again.
+_PROBLEMS: dict[type[errors.UniqueIDError], tuple[int, str, str, int | None]] = {
+    errors.CounterExhausted: (409, "counter-exhausted", "The counter is exhausted", None),
+    errors.TooManyModes: (409, "too-many-modes", "No more modes can be created", None),
+    errors.ModeNotStorable: (400, "bad-mode", "The mode cannot be used", None),
+    errors.CounterRegressed: (503, "counter-regressed", "A counter went back", 30),
+    errors.Overloaded: (503, "overloaded", "Too many requests are waiting", 1),
+    errors.Closing: (503, "overloaded", "The service is stopping", 1),
+    errors.DatabaseUnavailable: (503, "database-unavailable", "The database is not available", 2),
+}
+_FAULT_TITLES = {
+    "bad-range": "The range cannot be used",
+    "bad-mode": "The mode cannot be used",
+}
+
+
+def problem(
+    status: int, type: str, title: str, detail: str, headers: Mapping[str, str], **more: object
+) -> HTTPResponse:
+    """An error as RFC 9457 has it, with the old service's two keys in it."""
+    document = {
+        "type": type,
+        "title": title,
+        "status": status,
+        "detail": detail,
+        # The old service's name for the detail.
+        "message": detail,
+        **more,
+    }
+    return HTTPResponse(
+        json.dumps(document),
+        status,
+        {**headers, "Content-Type": "application/problem+json"},
+    )
+
+
+class _Application(Bottle):  # type: ignore[misc]
+    """Bottle, with what must hold for every response in the one place that all of them pass."""
+
+    def wsgi(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        def start_uncached(
+            status: str, headers: list[tuple[str, str]], _exc_info: object = None
+        ) -> Any:
+            kept = [pair for pair in headers if pair[0].lower() not in _REVALIDATION]
+            # No exc_info: uWSGI turns an answer that has one into an empty 500.
+            return start_response(status, [*kept, *NEVER_CACHED])
+
+        path = environ.get("PATH_INFO", "")
+        if path.startswith("//") or (path.endswith("/") and path != "/"):
+            # Consumers are configured with a URL that may end in a slash, and add their own.
+            environ["PATH_INFO"] = "/" + path.strip("/")
+        result: Iterable[bytes] = super().wsgi(environ, start_uncached)
+        return result
+
+    def default_error_handler(self, error: HTTPError) -> HTTPResponse:
+        """What Bottle refuses: an unknown path, a method, a body it cannot read."""
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+        if error.exception is not None:
+            return _unexpected(error.exception)
+        detail = {
+            404: f"there is nothing at {request.path}",
+            405: f"{request.method} is not allowed here",
+        }.get(error.status_code, str(error.body))
+        return problem(
+            error.status_code,
+            "about:blank",
+            error.status_line.partition(" ")[2],
+            detail,
+            headers,
+        )
+
+
+def make_app(
+    allocator: Allocating,
+    limits: validation.Limits,
+    *,
+    checks: Checks | None = None,
+    metrics: Metrics | None = None,
+) -> Bottle:
+    """The WSGI application.
+
+    :param allocator: hands out the ranges.
+    :param limits: what a request may ask for.
+    :param checks: what `/readyz` asks, by name.
+    :param metrics: where requests are counted, and what `/metrics` shows.
+    """
+    app = _Application()
+    # A counter for each route and status is looked up once, not for each request.
+    counted: dict[tuple[str, int], Any] = {}
+
+    def count(route: str, status: int) -> None:
+        if metrics is not None:
+            child = counted.get((route, status))
+            if child is None:
+                child = counted[route, status] = metrics.requests.labels(route, str(status))
+            child.inc()
+
+    def route(path: str, *methods: str) -> Callable[[Callable[[], HTTPResponse]], None]:
+        def add(handler: Callable[[], HTTPResponse]) -> None:
+            def guarded() -> HTTPResponse:
+                try:
+                    response = handler()
+                except HTTPResponse as refused:
+                    response = refused
+                except Exception as error:
+                    response = _response_to(error)
+                count(path, response.status_code)
+                return response
+
+            def refuse() -> HTTPResponse:
+                count(path, 405)
+                detail = f"{request.method} is not allowed here; allowed are {', '.join(methods)}"
+                allow = {"Allow": ", ".join(methods)}
+                return problem(405, "about:blank", "Method Not Allowed", detail, allow)
+
+            app.route(path, "ANY", refuse)
+            if "HEAD" not in methods:
+                # Bottle runs GET's handler for a HEAD that has none of its own.
+                app.route(path, "HEAD", refuse)
+            for method in methods:
+                app.route(path, method, guarded)
+
+        return add
+
+    @route("/", "GET", "HEAD")
+    def root() -> HTTPResponse:
+        return _json({"message": "Pacifica UniqueID Up and Running"})
+
+    @route("/getid", "GET", "POST")
+    def getid() -> HTTPResponse:
+        environ = request.environ
+        query = environ.get("QUERY_STRING", "")
+        if len(query) > MAX_TARGET:
+            detail = f"the query has {len(query)} bytes; at most {MAX_TARGET} are read"
+            return problem(414, "about:blank", "URI Too Long", detail, {})
+        form = _form(environ) if environ["REQUEST_METHOD"] == "POST" else ""
+        asked = validation.parse(limits, query, form)
+        if asked.count == 0:
+            # The answer of the old service, which Ingest expects for a bundle without files.
+            return _json({"startIndex": -1, "endIndex": -3})
+        first = allocator.allocate(asked.mode, asked.count)
+        return _json({"startIndex": first, "endIndex": first + asked.count - 1})
+
+    @route("/livez", "GET", "HEAD")
+    def livez() -> HTTPResponse:
+        return _json({"status": "ok"})
+
+    def readyz() -> HTTPResponse:
+        found = {name: check() for name, check in (checks or {}).items()}
+        wrong = {name: reason for name, reason in found.items() if reason is not None}
+        document = {
+            "status": "unavailable" if wrong else "ok",
+            "checks": {name: reason or "ok" for name, reason in found.items()},
+        }
+        return _json(document, 503 if wrong else 200)
+
+    route("/readyz", "GET", "HEAD")(readyz)
+    route("/healthz", "GET", "HEAD")(readyz)
+
+    if metrics is not None:
+
+        @route("/metrics", "GET", "HEAD")
+        def show_metrics() -> HTTPResponse:
+            return HTTPResponse(metrics.render(), 200, {"Content-Type": CONTENT_TYPE})
+
+    return app
+
+
+def _json(document: object, status: int = 200) -> HTTPResponse:
+    return HTTPResponse(json.dumps(document), status, {"Content-Type": "application/json"})
+
+
+def _form(environ: Mapping[str, Any]) -> str:
+    """The body of a POST, as a WSGI string; empty when there is none."""
+    if environ.get("HTTP_TRANSFER_ENCODING"):
+        detail = "a body must come with a Content-Length"
+        raise problem(411, "about:blank", "Length Required", detail, {})
+    length = environ.get("CONTENT_LENGTH") or "0"
+    if not (length.isascii() and length.isdigit()):
+        detail = f"Content-Length is {length!r}: give the number of bytes"
+        raise problem(400, "about:blank", "Bad Request", detail, {})
+    if len(length) > 10 or int(length) > MAX_BODY:
+        detail = f"the body has {length} bytes; at most {MAX_BODY} are read"
+        raise problem(413, "about:blank", "Content Too Large", detail, {})
+    if int(length) == 0:
+        return ""
+    content_type = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    if content_type != "application/x-www-form-urlencoded":
+        detail = (
+            f"Content-Type is {content_type!r}: send the parameters in the query, or as"
+            " application/x-www-form-urlencoded"
+        )
+        raise problem(415, "about:blank", "Unsupported Media Type", detail, {})
+    body: bytes = environ["wsgi.input"].read(int(length))
+    if len(body) < int(length):
+        detail = f"the body has {len(body)} bytes, and Content-Length says {length}"
+        raise problem(400, "about:blank", "Bad Request", detail, {})
+    return body.decode("latin-1")
+
+
+def _response_to(error: Exception) -> HTTPResponse:
+    """The one place where an error becomes an answer."""
+    if isinstance(error, errors.InvalidRequest):
+        faults = [
+            {"parameter": fault.parameter, "value": fault.value, "allowed": fault.allowed}
+            for fault in error.faults
+        ]
+        type = error.faults[0].type
+        return problem(400, type, _FAULT_TITLES[type], str(error), {}, errors=faults)
+    known = _PROBLEMS.get(error.__class__) if isinstance(error, errors.UniqueIDError) else None
+    if known is None:
+        return _unexpected(error)
+    status, type, title, retry_after = known
+    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+    detail = str(error)
+    if isinstance(error, errors.DatabaseUnavailable):
+        # Why is for the log: a driver's words name hosts and users.
+        detail = "the database is not available; no IDs were handed out"
+    return problem(status, type, title, detail, headers)
+
+
+def _unexpected(error: BaseException) -> HTTPResponse:
+    reference = uuid.uuid4().hex
+    log.error("unexpected error, reference %s", reference, exc_info=error)
+    detail = f"an unexpected error; the service's log has it under the reference {reference}"
+    return problem(500, "about:blank", "Internal Server Error", detail, {}, reference=reference)

@@ -1,0 +1,342 @@
+"""The settings: one row each, with its default, type, help and names.
+
+Sources, each above the one before: the default, the old service's environment variables, the
+file, the ``UNIQUEID_*`` variables, the command line.
+"""
+
+from __future__ import annotations
+
+import configparser
+import difflib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+from uniqueid import database_url
+from uniqueid.errors import ConfigError
+
+FILE_VARIABLE: Final = "UNIQUEID_CONFIG"
+LOCAL_FILE: Final = "config.cfg"
+HOME_FILE: Final = "~/.pacifica-uniqueid/config.ini"
+
+# Variables with our prefix that are no settings: which files to read, the consumers' name for
+# the service's own URL, and what Kubernetes adds for a Service that is called uniqueid.
+_NOT_SETTINGS = re.compile(
+    r"UNIQUEID_(CONFIG|CPCONFIG|URL|DBSYNC"
+    r"|(.*_)?SERVICE_(HOST|PORT(_.*)?)"
+    r"|(.*_)?PORT(_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)?)"
+)
+
+Reader = Callable[[str], Any]
+
+
+def _whole(low: int, high: int) -> Reader:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII) or not low <= int(text) <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return read
+
+
+def _seconds(low: float, high: float) -> Reader:
+    def read(text: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII) or not (
+            low <= float(text) <= high
+        ):
+            raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
+        return float(text)
+
+    return read
+
+
+def _one_of(*words: str) -> Reader:
+    def read(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(f"must be one of {', '.join(words)}")
+        return text.lower()
+
+    return read
+
+
+def _modes(text: str) -> tuple[str, ...]:
+    """One mode a line or between commas; empty allows all."""
+    modes = [mode.strip() for line in text.splitlines() for mode in line.split(",")]
+    for mode in modes:
+        if len(mode) > 255 or any(ord(character) < 32 for character in mode):
+            raise ValueError("must be modes of 1 to 255 characters, separated by commas or lines")
+    return tuple(dict.fromkeys(mode for mode in modes if mode))
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the documentation, the file and the environment need to know of one setting."""
+
+    name: str
+    section: str
+    keys: tuple[str, ...]
+    """Names in the file; the first is the one in use, the others are the old service's."""
+    variable: str
+    legacy_variables: tuple[str, ...]
+    default: str
+    read: Reader
+    help: str
+
+    @property
+    def option(self) -> str:
+        """The setting as an error names it."""
+        return f"[{self.section}] {self.keys[0]}"
+
+
+def _setting(
+    default: str,
+    read: Reader,
+    help: str,
+    *,
+    section: str = "uniqueid",
+    keys: tuple[str, ...] = (),
+    variable: str = "",
+    legacy: tuple[str, ...] = (),
+) -> Any:
+    metadata = {
+        "default": default,
+        "read": read,
+        "help": help,
+        "section": section,
+        "keys": keys,
+        "variable": variable,
+        "legacy": legacy,
+    }
+    return field(metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting, checked. The rows below are the only list of them there is."""
+
+    url: str = _setting(
+        "sqlite:///db.sqlite3",
+        str,
+        "Where the counters are: sqlite:///FILE (relative to the working directory; four slashes"
+        " for an absolute path), mysql://USER:PASSWORD@HOST:PORT/DATABASE (MySQL or MariaDB) or"
+        " postgresql://USER:PASSWORD@HOST:PORT/DATABASE. The old service's schemes"
+        " (sqliteext, mysql+pool, postgres, postgresqlext) mean the same. Escape characters as in"
+        " every URL: @ in a password is %40.",
+        section="database",
+        keys=("url", "peewee_url"),
+        variable="UNIQUEID_DATABASE_URL",
+        legacy=("PEEWEE_DATABASE_URL", "PEEWEE_URL"),
+    )
+    connect_attempts: int = _setting(
+        "10",
+        _whole(1, 1_000_000),
+        "How often the start tries to reach the database before it gives up.",
+        section="database",
+        legacy=("DATABASE_CONNECT_ATTEMPTS",),
+    )
+    connect_wait: float = _setting(
+        "20",
+        _seconds(0, 86_400),
+        "Seconds between two of these attempts.",
+        section="database",
+        legacy=("DATABASE_CONNECT_WAIT",),
+    )
+    max_range: int = _setting(
+        "1000000000",
+        _whole(1, 2**62),
+        "The most IDs that one request may ask for, so that no client can burn the 63-bit space.",
+    )
+    allowed_modes: tuple[str, ...] = _setting(
+        "",
+        _modes,
+        "The modes that are answered, separated by commas or lines; all others get a 400. Empty"
+        " allows every mode, and then anyone who reaches the service can create counters, up to"
+        " max_modes.",
+    )
+    max_modes: int = _setting(
+        "10000",
+        _whole(1, 10_000_000),
+        "How many counters requests may create; counters that exist are always served.",
+    )
+    request_timeout: float = _setting(
+        "10",
+        _seconds(0.1, 50),
+        "Seconds after which a request that the database has not answered gets a 503. uWSGI's"
+        " harakiri must be longer.",
+    )
+    queue_size: int = _setting(
+        "1000",
+        _whole(1, 1_000_000),
+        "How many requests may wait for the database; one more is a 503 at once.",
+    )
+    batch_size: int = _setting(
+        "500",
+        _whole(1, 100_000),
+        "How many waiting requests share one transaction at the most.",
+    )
+    on_regression: str = _setting(
+        "advance",
+        _one_of("advance", "stop"),
+        "What to do when the database holds less than this process has handed out, after a"
+        " failover or a restored backup: advance goes on above the highest ID handed out, stop"
+        " refuses every request until an operator has advanced the counters.",
+    )
+    log_level: str = _setting(
+        "info",
+        _one_of("debug", "info", "warning", "error"),
+        "The least severe log lines that are written.",
+    )
+
+
+def rows() -> list[Row]:
+    """The settings, in the order of the documentation."""
+    return [
+        Row(
+            name=item.name,
+            section=item.metadata["section"],
+            keys=item.metadata["keys"] or (item.name,),
+            variable=item.metadata["variable"] or f"UNIQUEID_{item.name.upper()}",
+            legacy_variables=item.metadata["legacy"],
+            default=item.metadata["default"],
+            read=item.metadata["read"],
+            help=item.metadata["help"],
+        )
+        for item in fields(Settings)
+    ]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Settings, the database they name, and where each came from."""
+
+    settings: Settings
+    database: database_url.DatabaseURL
+    sources: Mapping[str, str]
+    """Setting to file, variable or 'default'."""
+    warnings: tuple[str, ...] = ()
+    file: str | None = None
+
+    def describe(self) -> list[tuple[str, str, str]]:
+        """Option, value and source of each setting, passwords hidden."""
+        described = []
+        for row in rows():
+            value = getattr(self.settings, row.name)
+            if row.name == "url":
+                text = str(self.database)
+            elif isinstance(value, tuple):
+                text = ", ".join(value)
+            else:
+                text = f"{value:g}" if isinstance(value, float) else str(value)
+            described.append((row.option, text, self.sources[row.name]))
+        return described
+
+
+def load(
+    file: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
+) -> Configuration:
+    """Read the settings from wherever they stand.
+
+    :param file: the file the command line names; it goes before the one of UNIQUEID_CONFIG,
+        ``config.cfg`` in the working directory and the old service's file in the home directory,
+        of which the first that there is is read.
+    :param environ: the environment; the process's own when None.
+    :param flags: settings by name from the command line.
+    :raises ConfigError: for the first setting that cannot be used. A file that was named and
+        is missing is an error: the default would be an empty database that starts at 1.
+    """
+    environ = os.environ if environ is None else environ
+    path = _find_file(file, environ)
+    from_file = {} if path is None else _read_file(path)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for row in rows():
+        text, source = _choose(row, environ, from_file, path, flags or {})
+        try:
+            values[row.name] = row.read(text)
+        except ValueError as error:
+            raise ConfigError(row.option, text, source, str(error)) from None
+        sources[row.name] = source
+    database = database_url.parse(values["url"], "[database] url", sources["url"])
+    return Configuration(Settings(**values), database, sources, _unknown_variables(environ), path)
+
+
+def _find_file(file: str | None, environ: Mapping[str, str]) -> str | None:
+    named = file or environ.get(FILE_VARIABLE)
+    if named:
+        return named
+    for candidate in (LOCAL_FILE, os.path.expanduser(HOME_FILE)):
+        if os.path.exists(candidate):
+            return candidate
+    return None
+
+
+def _read_file(path: str) -> dict[tuple[str, str], str]:
+    # No interpolation: a percent sign in a URL means what it says. No default section: upstream
+    # has none, and one would put a setting where it is not looked for.
+    parser = configparser.ConfigParser(interpolation=None, default_section="")
+    try:
+        parser.read_string(Path(path).read_text(encoding="utf-8"), source=path)
+    except (OSError, UnicodeDecodeError, configparser.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).replace("\n", " ")
+        raise ConfigError("configuration file", path, "as named", f"{reason}") from None
+    found: dict[tuple[str, str], str] = {}
+    by_key = {(row.section, key): row for row in rows() for key in row.keys}
+    for section in parser.sections():
+        for key, value in parser.items(section):
+            if (section, key) not in by_key:
+                raise ConfigError(f"[{section}] {key}", None, path, _unknown(section, key, by_key))
+            row = by_key[section, key]
+            seen = found.get((row.section, row.name))
+            if seen is not None and seen != value:
+                names = " and ".join(row.keys)
+                raise ConfigError(row.option, None, path, f"{names} mean the same; give one")
+            found[row.section, row.name] = value
+    return found
+
+
+def _unknown(section: str, key: str, known: Mapping[tuple[str, str], Row]) -> str:
+    here = [name for where, name in known if where == section]
+    if not here:
+        sections = ", ".join(sorted({f"[{where}]" for where, _name in known}))
+        return f"there is no such section; there are {sections}"
+    close = difflib.get_close_matches(key, here, 1)
+    if close:
+        return f"is no setting; did you mean {close[0]}?"
+    return f"is no setting; [{section}] has {', '.join(here)}"
+
+
+def _choose(
+    row: Row,
+    environ: Mapping[str, str],
+    from_file: Mapping[tuple[str, str], str],
+    path: str | None,
+    flags: Mapping[str, str],
+) -> tuple[str, str]:
+    """The text that counts for a setting, and where it stands."""
+    if row.name in flags:
+        return flags[row.name], "command line"
+    if row.variable in environ:
+        return environ[row.variable], row.variable
+    if (row.section, row.name) in from_file:
+        return from_file[row.section, row.name], str(path)
+    for variable in row.legacy_variables:
+        if variable in environ:
+            return environ[variable], variable
+    return row.default, "default"
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    known = {row.variable for row in rows()}
+    warnings = []
+    for name in sorted(environ):
+        if not name.startswith("UNIQUEID_") or name in known or _NOT_SETTINGS.fullmatch(name):
+            continue
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        warnings.append(f"the environment variable {name} is no setting and is ignored{hint}")
+    return tuple(warnings)

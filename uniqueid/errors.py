@@ -1,0 +1,132 @@
+"""What can go wrong, each error with its facts; `uniqueid.app` alone turns them into HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAX_ID = 2**63 - 2
+"""The highest ID there can be: the counter holds the next one, in a signed 64-bit column."""
+
+
+class UniqueIDError(Exception):
+    """Any error this service raises on purpose; its text is fit for an operator or a caller."""
+
+
+class ConfigError(UniqueIDError):
+    """A setting that cannot be used."""
+
+    def __init__(self, option: str, value: str | None, source: str, allowed: str) -> None:
+        self.option = option
+        self.value = value
+        self.source = source
+        self.allowed = allowed
+        given = "" if value is None else f" = {value!r}"
+        super().__init__(f"{option}{given} ({source}): {allowed}")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One parameter of a request that is wrong: which, what was sent, what is allowed."""
+
+    type: str
+    parameter: str
+    value: str | None
+    allowed: str
+
+    def __str__(self) -> str:
+        given = "is missing" if self.value is None else f"is {self.value!r}"
+        return f"{self.parameter} {given}: {self.allowed}"
+
+
+class InvalidRequest(UniqueIDError):
+    """A request that can never be met as it stands; nothing was allocated for it."""
+
+    def __init__(self, *faults: Fault) -> None:
+        self.faults = faults
+        super().__init__("; ".join(str(fault) for fault in faults))
+
+
+class CounterExhausted(UniqueIDError):
+    """The counter of a mode has fewer IDs left than were asked for."""
+
+    def __init__(self, mode: str, count: int, available: int) -> None:
+        self.mode = mode
+        self.count = count
+        self.available = available
+        super().__init__(
+            f"mode {mode!r} has {available} IDs left up to {MAX_ID}, and {count} were asked for"
+        )
+
+
+class TooManyModes(UniqueIDError):
+    """A new mode was asked for when `max_modes` of them exist."""
+
+    def __init__(self, mode: str, max_modes: int) -> None:
+        self.mode = mode
+        self.max_modes = max_modes
+        super().__init__(
+            f"mode {mode!r} is new, and the service is set to create no more than"
+            f" {max_modes} modes (max_modes)"
+        )
+
+
+class ModeNotStorable(UniqueIDError):
+    """The database's character set has no place for a character of the mode."""
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        super().__init__(f"mode {mode!r} has a character which the database cannot store")
+
+
+class ModeBusy(UniqueIDError):
+    """Another transaction holds the mode's counter locked; the others are not affected."""
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        super().__init__(f"the counter of mode {mode!r} is locked by another transaction")
+
+
+class CounterRegressed(UniqueIDError):
+    """The database holds less than was already handed out: it was restored or failed over."""
+
+    def __init__(self, mode: str, found: int, expected: int) -> None:
+        self.mode = mode
+        self.found = found
+        self.expected = expected
+        super().__init__(
+            f"the counter of mode {mode!r} went back: the database says that the next ID is"
+            f" {found}, but IDs up to {expected - 1} were handed out; advance it to"
+            f" {expected} or more to go on"
+        )
+
+
+class Overloaded(UniqueIDError):
+    """More requests wait than the queue may hold."""
+
+    def __init__(self, waiting: int) -> None:
+        self.waiting = waiting
+        super().__init__(f"{waiting} requests are waiting, which is as many as may")
+
+
+class Closing(UniqueIDError):
+    """The process is stopping and takes no new requests."""
+
+    def __init__(self) -> None:
+        super().__init__("the service is stopping")
+
+
+class DatabaseUnavailable(UniqueIDError):
+    """The database did not do its work in time; `cause` says why, in the log's words."""
+
+    def __init__(self, cause: str) -> None:
+        self.cause = cause
+        super().__init__(f"the database is not available: {cause}")
+
+
+class SchemaError(UniqueIDError):
+    """The tables are absent, older or newer than this release works with."""
+
+    def __init__(self, found: str, remedy: str) -> None:
+        self.found = found
+        self.remedy = remedy
+        super().__init__(f"{found}; {remedy}")

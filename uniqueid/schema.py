@@ -1,0 +1,221 @@
+"""The schema's version and the way to it.
+
+The tables are the old service's: ``uniqueindex`` with the next ID of each mode, and
+``uniqueindexsystem`` with the parts of the version, 1.0. Releases up to 0.2.1 had only the first,
+with a 32-bit column on servers; that is version 0.0.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pony.orm import db_session
+
+from uniqueid.database_errors import TRANSIENT, classify, explain
+from uniqueid.errors import DatabaseUnavailable, SchemaError
+from uniqueid.store import SYNC, Store
+
+log = logging.getLogger(__name__)
+
+CURRENT = (1, 0)
+
+# Several processes may sync at once, as the pods of one release do.
+_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is in a database."""
+
+    version: tuple[int, int] | None
+    """None when there is no table at all."""
+    narrow: bool = False
+    """Whether the counter's column has 32 bits: the old dbsync left it so."""
+
+    def __str__(self) -> str:
+        if self.version is None:
+            return "the database has no tables yet"
+        version = "the schema has version {}.{}".format(*self.version)
+        return f"{version} with a 32-bit counter" if self.narrow else version
+
+
+def inspect(store: Store) -> Found:
+    """Look at the tables; nothing is changed.
+
+    :raises DatabaseUnavailable: when the database does not answer.
+    """
+    store.open()
+    try:
+        with db_session:
+            return _inspect(store)
+    except Exception as error:
+        raise DatabaseUnavailable(explain(error)) from error
+
+
+def pending(store: Store) -> list[str]:
+    """What `sync` would do, in its order; empty when the schema is current.
+
+    :raises SchemaError: when the schema is newer than this release.
+    """
+    found = inspect(store)
+    _refuse_newer(found)
+    return [name for name, wanted, _apply in _MIGRATIONS if wanted(found)]
+
+
+def sync(store: Store) -> list[str]:
+    """Bring an empty or old schema to the current version; counters keep their values.
+
+    In one transaction, except on MySQL, whose DDL commits by itself; each step can be repeated.
+
+    :returns: what was done.
+    :raises SchemaError: when the schema is newer than this release.
+    :raises DatabaseUnavailable: when the database does not answer or refuses.
+    """
+    store.open()
+    for attempt in range(_ATTEMPTS):
+        try:
+            with db_session(ddl=True):
+                found = _inspect(store)
+                _refuse_newer(found)
+                done = []
+                for name, wanted, apply in _MIGRATIONS:
+                    if wanted(found):
+                        apply(store, found)
+                        done.append(name)
+                return done
+        except SchemaError:
+            raise
+        except Exception as error:
+            if classify(error) not in TRANSIENT or attempt == _ATTEMPTS - 1:
+                raise DatabaseUnavailable(explain(error)) from error
+            log.info("another process changes the schema; trying again: %s", explain(error))
+    raise AssertionError("unreachable")
+
+
+def require(store: Store) -> None:
+    """Refuse to go on with a schema this release cannot serve from.
+
+    :raises SchemaError: which names the command that mends it.
+    """
+    found = inspect(store)
+    _refuse_newer(found)
+    if found.version is None or found.version[0] < CURRENT[0] or found.narrow:
+        raise SchemaError(str(found), SYNC)
+
+
+def check(store: Store, *, equal: bool = False) -> None:
+    """What ``dbchk`` does: `require`, and with `equal` the minor version must match too.
+
+    :raises SchemaError: when it does not.
+    """
+    require(store)
+    found = inspect(store)
+    if equal and found.version != CURRENT:
+        raise SchemaError(str(found), "this release has version {}.{}, ".format(*CURRENT) + SYNC)
+
+
+def _refuse_newer(found: Found) -> None:
+    if found.version is not None and found.version[0] > CURRENT[0]:
+        raise SchemaError(
+            str(found), "this release knows {}.{}: install a newer release".format(*CURRENT)
+        )
+
+
+# -- looking ----------------------------------------------------------------------------------
+
+_COLUMN_TYPE = {
+    "mysql": "SELECT data_type FROM information_schema.columns WHERE table_schema = DATABASE()"
+    " AND table_name = $table AND column_name = $column",
+    "postgresql": "SELECT data_type FROM information_schema.columns"
+    " WHERE table_schema = ANY(current_schemas(false))"
+    " AND table_name = $table AND column_name = $column",
+    "sqlite": "SELECT type FROM pragma_table_info($table) WHERE name = $column",
+}
+
+
+def _inspect(store: Store) -> Found:
+    kind = store.url.kind
+    column = _column_type(store, "uniqueindex", "index")
+    if column is None:
+        return Found(None)
+    # SQLite's INTEGER has 64 bits.
+    narrow = kind != "sqlite" and column.lower() != "bigint"
+    if _column_type(store, "uniqueindexsystem", "value") is None:
+        return Found((0, 0), narrow)
+    quote = store.database.provider.quote_name
+    rows = store.database.execute(
+        f"SELECT {quote('part')}, {quote('value')} FROM {quote('uniqueindexsystem')}", {}, {}
+    ).fetchall()
+    parts = {str(part): int(value) for part, value in rows}
+    return Found((parts.get("major", 0), parts.get("minor", 0)), narrow)
+
+
+def _column_type(store: Store, table: str, column: str) -> str | None:
+    row = store.database.execute(
+        _COLUMN_TYPE[store.url.kind], {}, {"table": table, "column": column}
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
+# -- changing ---------------------------------------------------------------------------------
+
+
+def _create_counters(store: Store, found: Found) -> None:
+    quote = store.database.provider.quote_name
+    suffix = ""
+    if store.url.kind == "mysql":
+        # Each mode a counter of its own, so nothing that takes two spellings for one.
+        rows = store.database.execute(
+            "SELECT collation_name FROM information_schema.collations WHERE collation_name IN"
+            " ('utf8mb4_nopad_bin', 'utf8mb4_0900_bin', 'utf8mb4_bin')",
+            {},
+            {},
+        ).fetchall()
+        names = {str(row[0]) for row in rows}
+        exact = names & {"utf8mb4_nopad_bin", "utf8mb4_0900_bin"} or names
+        suffix = f" ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE {min(exact)}"
+    _execute(
+        store,
+        f"CREATE TABLE {quote('uniqueindex')} ({quote('id')} VARCHAR(255) NOT NULL PRIMARY KEY,"
+        f" {quote('index')} BIGINT NOT NULL){suffix}",
+    )
+
+
+def _widen_counters(store: Store, found: Found) -> None:
+    quote = store.database.provider.quote_name
+    table, column = quote("uniqueindex"), quote("index")
+    if store.url.kind == "mysql":
+        _execute(store, f"ALTER TABLE {table} MODIFY {column} BIGINT NOT NULL")
+    else:
+        _execute(store, f"ALTER TABLE {table} ALTER COLUMN {column} TYPE BIGINT")
+
+
+def _record_version(store: Store, found: Found) -> None:
+    quote = store.database.provider.quote_name
+    table, part, value = quote("uniqueindexsystem"), quote("part"), quote("value")
+    _execute(
+        store,
+        f"CREATE TABLE IF NOT EXISTS {table} ({part} VARCHAR(255) NOT NULL PRIMARY KEY,"
+        f" {value} INTEGER NOT NULL)",
+    )
+    _execute(store, f"DELETE FROM {table} WHERE {part} IN ('major', 'minor')")
+    for name, number in zip(("major", "minor"), CURRENT, strict=True):
+        _execute(store, f"INSERT INTO {table} ({part}, {value}) VALUES ('{name}', {number})")
+
+
+def _execute(store: Store, sql: str) -> None:
+    store.database.execute(sql, {}, {})
+
+
+_MIGRATIONS: list[tuple[str, Callable[[Found], bool], Callable[[Store, Found], None]]] = [
+    ("create the counters", lambda found: found.version is None, _create_counters),
+    ("widen the counters to 64 bits", lambda found: found.narrow, _widen_counters),
+    (
+        "record version {}.{}".format(*CURRENT),
+        lambda found: found.version is None or found.version < CURRENT,
+        _record_version,
+    ),
+]
+"""Each: what it does, whether a database needs it, how."""

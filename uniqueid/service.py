@@ -1,0 +1,106 @@
+"""Puts the rooms of the house together: settings to store, allocator and application."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass
+
+from bottle import Bottle
+
+from uniqueid import __version__, schema
+from uniqueid.allocator import Allocator
+from uniqueid.app import Checks, make_app
+from uniqueid.config import Configuration, load
+from uniqueid.metrics import Metrics
+from uniqueid.store import Store
+from uniqueid.validation import Limits
+
+log = logging.getLogger("uniqueid")
+
+
+@dataclass(frozen=True)
+class Service:
+    """What a server needs: the application, and what to start and stop with it."""
+
+    configuration: Configuration
+    store: Store
+    allocator: Allocator
+    app: Bottle
+
+
+def set_up_logging(level: str) -> None:
+    """Lines to standard error, unless somebody has set up logging already."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    logging.getLogger("uniqueid").setLevel(level.upper())
+
+
+def make_store(configuration: Configuration, *, create: bool = False, **options: object) -> Store:
+    """The store of a configuration, not opened."""
+    settings = configuration.settings
+    return Store(
+        configuration.database,
+        max_modes=settings.max_modes,
+        create=create,
+        timeout=settings.request_timeout,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def build(configuration: Configuration | None = None) -> Service:
+    """Everything but the server, checked: the database answers and has the right schema.
+
+    The connection made for that is closed again, since the caller may fork.
+
+    :raises ConfigError: for a setting that cannot be used.
+    :raises DatabaseUnavailable: when the database was not reached in `connect_attempts`.
+    :raises SchemaError: when the schema needs ``dbsync``, or a newer release.
+    """
+    configuration = configuration or load()
+    settings = configuration.settings
+    set_up_logging(settings.log_level)
+    for warning in configuration.warnings:
+        log.warning("%s", warning)
+    metrics = Metrics()
+    store = make_store(configuration, on_retry=metrics.retried)
+    store.connect(settings.connect_attempts, settings.connect_wait)
+    schema.require(store)
+    store.disconnect()
+    allocator = Allocator(
+        store,
+        request_timeout=settings.request_timeout,
+        queue_size=settings.queue_size,
+        batch_size=settings.batch_size,
+        repair=settings.on_regression == "advance",
+        observer=metrics,
+    )
+    metrics.watch_queue(lambda: allocator.waiting)
+    limits = Limits(
+        max_range=settings.max_range,
+        allowed_modes=frozenset(settings.allowed_modes) or None,
+        allowed_modes_text=", ".join(settings.allowed_modes),
+    )
+    app = make_app(allocator, limits, checks=checks(allocator), metrics=metrics)
+    log.info("pacifica-uniqueid %s serves from %s", __version__, configuration.database)
+    return Service(configuration, store, allocator, app)
+
+
+def checks(allocator: Allocator) -> Checks:
+    """What `/readyz` asks."""
+
+    def database() -> str | None:
+        down = allocator.down
+        return None if down is None else down.cause
+
+    def committer() -> str | None:
+        return None if allocator.alive else "the committer thread has ended: restart the service"
+
+    def counters() -> str | None:
+        regressed = allocator.regressed
+        return "; ".join(str(error) for error in regressed.values()) or None
+
+    return {"database": database, "committer": committer, "counters": counters}

@@ -1,0 +1,419 @@
+"""The counters in the database; one call, one serializable transaction."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pony.orm import Database, PrimaryKey, Required, db_session
+
+from uniqueid.database_errors import TRANSIENT, Cause, LostUpdate, classify, explain
+from uniqueid.database_url import DatabaseURL
+from uniqueid.errors import (
+    MAX_ID,
+    CounterExhausted,
+    CounterRegressed,
+    DatabaseUnavailable,
+    ModeBusy,
+    ModeNotStorable,
+    SchemaError,
+    TooManyModes,
+    UniqueIDError,
+)
+from uniqueid.providers import binding
+
+log = logging.getLogger(__name__)
+
+SYNC = "run 'pacifica-uniqueid-cmd dbsync'"
+"""What mends an absent or old schema."""
+
+# The first wait after a conflict, and the longest: full jitter (AWS Architecture Blog,
+# "Exponential Backoff And Jitter") between 0 and the doubled step. A lost connection waits longer.
+_BACKOFF_START = 0.005
+_BACKOFF_CONFLICT = 0.1
+_BACKOFF_CONNECTION = 1.0
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """A counter that was moved on."""
+
+    counter: str
+    """The mode as the database spells it: where letters' case does not count, two modes can be
+    one counter."""
+    first: int
+    """The first of the new IDs."""
+    found: int
+    """The next ID according to the database before."""
+    regressed: bool = False
+    """Whether that was less than the counter's floor."""
+
+
+Outcome = Advanced | UniqueIDError
+"""What became of one mode: moved on, or refused alone while the others went through."""
+
+
+class _OneMode(Exception):
+    """The transaction cannot be done with this mode in it."""
+
+    def __init__(self, outcome: UniqueIDError, mode: str) -> None:
+        self.outcome = outcome
+        self.mode = mode
+
+
+class Store:
+    """One database with its entities.
+
+    :param url: where it is.
+    :param max_modes: how many counters requests may create.
+    :param create: whether SQLite may make its file.
+    :param timeout: seconds for a connection to be made and for an answer to a statement.
+    :param on_retry: told the cause of each transaction that is tried again.
+    """
+
+    def __init__(
+        self,
+        url: DatabaseURL,
+        *,
+        max_modes: int = 10_000,
+        create: bool = False,
+        timeout: float = 10,
+        on_retry: Callable[[Cause], None] = lambda cause: None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.url = url
+        self.max_modes = max_modes
+        self.connections = 0
+        """How many connections were made so far: a new one may lead to another server."""
+        self._create = create
+        self._timeout = max(2, round(timeout))
+        self._on_retry = on_retry
+        self._clock = clock
+        self._sleep = sleep
+        self._opened = False
+        self._opening = threading.Lock()
+        self._transact = db_session(serializable=True)(self._advance_all)
+        self._read = db_session(self._select_counters)
+        self._ask = db_session(self._ping)
+        self._new_database()
+
+    def _new_database(self) -> None:
+        self.database = Database()
+
+        class Counter(self.database.Entity):  # type: ignore[name-defined, misc]
+            """A mode and its next ID, in the table of every release."""
+
+            _table_ = "uniqueindex"
+            mode = PrimaryKey(str, 255, column="id", autostrip=False)
+            next_id = Required(int, size=64, column="index")
+
+        class SystemPart(self.database.Entity):  # type: ignore[name-defined, misc]
+            """A part of the schema's version: major or minor."""
+
+            _table_ = "uniqueindexsystem"
+            part = PrimaryKey(str, 255, column="part")
+            value = Required(int, column="value")
+
+        @self.database.on_connect()  # type: ignore[untyped-decorator]
+        def count(_database: Any, _connection: Any) -> None:
+            self.connections += 1
+
+        self.Counter = Counter
+        self.SystemPart = SystemPart
+
+    # -- life ---------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Bind the entities to the database, which makes a first connection; once is enough.
+
+        :raises DatabaseUnavailable: when it cannot be reached or refuses.
+        """
+        with self._opening:
+            if self._opened:
+                return
+            provider, arguments = binding(
+                self.url,
+                create=self._create,
+                connect_timeout=min(self._timeout, 5),
+                answer_timeout=self._timeout,
+            )
+            try:
+                self.database.bind(provider, **arguments)
+            except Exception as error:
+                raise self._unavailable(error) from error
+            self.database.generate_mapping(check_tables=False)
+            self._prepare_sql()
+            self._opened = True
+
+    def _prepare_sql(self) -> None:
+        quote = self.database.provider.quote_name
+        table, key, value = quote("uniqueindex"), quote("id"), quote("index")
+        lock = "" if self.url.kind == "sqlite" else " FOR UPDATE"
+        self._select = f"SELECT {key}, {value} FROM {table} WHERE {key} = $mode{lock}"
+        self._insert = f"INSERT INTO {table} ({key}, {value}) VALUES ($mode, $next_id)"
+        # Guarded by the value that was read: if the lock was lost in between, nothing is written.
+        self._update = (
+            f"UPDATE {table} SET {value} = $next_id WHERE {key} = $mode AND {value} = $found"
+        )
+        self._count = f"SELECT COUNT(*) FROM {table}"
+        self._all = f"SELECT {key}, {value} FROM {table} ORDER BY {key}"
+
+    def connect(self, attempts: int, wait: float) -> None:
+        """Open the database, with patience for one that is still starting.
+
+        :param attempts: how often to try; `wait` seconds lie between two.
+        :raises DatabaseUnavailable: after the last attempt.
+        :raises SchemaError: when there is no SQLite file.
+        """
+        if self.url.kind == "sqlite" and not self._create and not os.path.exists(self.url.database):
+            # Waiting would not make it appear, and a fresh one would start at 1.
+            raise SchemaError(f"there is no file {self.url.database} yet", SYNC)
+        for attempt in range(1, attempts + 1):
+            try:
+                self.open()
+                log.info(
+                    "database %s reached at attempt %d of %d",
+                    self.url,
+                    attempt,
+                    attempts,
+                )
+                return
+            except DatabaseUnavailable as error:
+                log.warning(
+                    "database %s not reached at attempt %d of %d: %s",
+                    self.url, attempt, attempts, error.cause,
+                )  # fmt: skip
+                if attempt == attempts:
+                    raise
+            self._sleep(wait)
+
+    def disconnect(self) -> None:
+        """Close this thread's connection; the next call makes a new one."""
+        self.database.disconnect()
+
+    def interrupt(self, thread: int) -> None:
+        """End the wait of another thread for the database, where the driver has no time-out."""
+        interrupt = getattr(self.database.provider, "interrupt", None)
+        if interrupt is not None:
+            interrupt(thread)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def counters(self) -> dict[str, int]:
+        """Each mode and its next ID.
+
+        :raises DatabaseUnavailable: when the database does not answer.
+        """
+        return self._once(self._read)  # type: ignore[no-any-return]
+
+    def ping(self) -> None:
+        """Ask the database for the least answer.
+
+        :raises DatabaseUnavailable: when it gives none.
+        """
+        self._once(self._ask)
+
+    def _once(self, question: Callable[[], Any]) -> Any:
+        """Ask, and once more if the connection turns out to have been lost since the last use."""
+        self.open()
+        for last in (False, True):
+            try:
+                return question()
+            except Exception as error:
+                if classify(error) is Cause.CONNECTION:
+                    self.disconnect()
+                    if not last:
+                        continue
+                raise self._unavailable(error) from error
+        raise AssertionError("unreachable")
+
+    def _select_counters(self) -> dict[str, int]:
+        return dict(self.database.execute(self._all, {}, {}).fetchall())
+
+    def _ping(self) -> None:
+        self.database.execute("SELECT 1", {}, {}).fetchone()
+
+    # -- advancing ----------------------------------------------------------------------------
+
+    def advance(
+        self,
+        totals: Mapping[str, int],
+        floors: Mapping[str, int],
+        *,
+        repair: bool = True,
+        deadline: float,
+    ) -> dict[str, Outcome]:
+        """Move counters on in one serializable transaction, all of them or none.
+
+        When this returns, what it says has been committed; no other call, in this process or
+        another, gets any of the same IDs. After an exception the caller cannot know whether the
+        database did it, and must take the IDs for lost.
+
+        :param totals: mode to how many IDs; 0 writes only where `floors` asks for it.
+        :param floors: counter to the lowest ID that may still be handed out. Where the database
+            has less, it went back.
+        :param repair: raise a counter that went back; False refuses its mode.
+        :param deadline: on the store's clock; there is no further try after it.
+        :returns: for each mode what became of it. A refused mode changes nothing.
+        :raises DatabaseUnavailable: when it could not be done before the deadline.
+        """
+        refused: dict[str, Outcome] = {}
+        attempt = 0
+        while True:
+            wanted = {mode: count for mode, count in totals.items() if mode not in refused}
+            try:
+                self.open()
+                room = self._room(wanted, floors)
+                return {**self._transact(wanted, floors, repair, room), **refused}
+            except _OneMode as error:
+                refused[error.mode] = error.outcome
+                if isinstance(error.outcome, ModeBusy):
+                    self._on_retry(Cause.LOCK_TIMEOUT)
+            except DatabaseUnavailable as error:
+                self._pause(attempt, Cause.CONNECTION, deadline, error)
+                attempt += 1
+            except Exception as error:
+                cause = classify(error)
+                if cause is None:
+                    raise
+                if cause not in TRANSIENT:
+                    self.disconnect()
+                    raise self._unavailable(error) from error
+                if cause is Cause.CONNECTION:
+                    self.disconnect()
+                self._pause(attempt, cause, deadline, error)
+                attempt += 1
+
+    def _pause(self, attempt: int, cause: Cause, deadline: float, error: Exception) -> None:
+        """Wait before another try, or give up when the deadline would pass."""
+        lost = cause is Cause.CONNECTION
+        longest = _BACKOFF_CONNECTION if lost else _BACKOFF_CONFLICT
+        # A connection that was lost while nobody used it is no sign of trouble: no wait at first.
+        step = 0 if lost and attempt == 0 else _BACKOFF_START * 2 ** min(attempt, 20)
+        wait = random.uniform(0, min(longest, step))
+        if self._clock() + wait >= deadline:
+            raise self._unavailable(error) from error
+        self._on_retry(cause)
+        log.debug(
+            "transaction tried again in %.3f s after %s: %s",
+            wait,
+            cause,
+            explain(error),
+        )
+        self._sleep(wait)
+
+    def _unavailable(self, error: Exception) -> DatabaseUnavailable:
+        if isinstance(error, DatabaseUnavailable):
+            return error
+        return DatabaseUnavailable(explain(error))
+
+    def _room(self, totals: Mapping[str, int], floors: Mapping[str, int]) -> int:
+        """How many counters may still be made; counted only when a mode may be new.
+
+        Outside the transaction, since there the count would lock every row of InnoDB's: two
+        processes can pass the bound by a few.
+        """
+        if all(mode in floors for mode in totals):
+            return 0
+        with db_session:
+            row = self.database.execute(self._count, {}, {}).fetchone()
+        return self.max_modes - int(row[0])
+
+    def _advance_all(
+        self,
+        totals: Mapping[str, int],
+        floors: Mapping[str, int],
+        repair: bool,
+        room: int,
+    ) -> dict[str, Outcome]:
+        outcomes: dict[str, Outcome] = {}
+        # In one order everywhere, so that two processes do not wait for each other in a circle.
+        for mode in sorted(totals):
+            try:
+                outcome, created = self._advance_one(mode, totals[mode], floors, repair, room)
+            except Exception as error:
+                cause = classify(error)
+                if cause is Cause.NOT_STORABLE:
+                    raise _OneMode(ModeNotStorable(mode), mode) from error
+                if cause is Cause.LOCK_TIMEOUT and self.url.kind != "sqlite":
+                    raise _OneMode(ModeBusy(mode), mode) from error
+                raise
+            outcomes[mode] = outcome
+            room -= created
+        return outcomes
+
+    def _advance_one(
+        self, mode: str, count: int, floors: Mapping[str, int], repair: bool, room: int
+    ) -> tuple[Outcome, bool]:
+        execute = self.database.execute
+        row = execute(self._select, {}, {"mode": mode}).fetchone()
+        if row is None:
+            floor = self._floor_of_missing(mode, floors)
+            if floor == 1 and room <= 0:
+                return TooManyModes(mode, self.max_modes), False
+            counter, found = mode, 1
+        else:
+            counter, found = row
+            floor = floors.get(counter, 1)
+        first = max(found, floor)
+        regressed = found < floor and floor > 1
+        if regressed and not repair:
+            return CounterRegressed(counter, found, floor), False
+        next_id = first + count
+        if next_id > MAX_ID + 1:
+            return CounterExhausted(mode, count, MAX_ID + 1 - first), False
+        if row is None:
+            execute(self._insert, {}, {"mode": mode, "next_id": next_id})
+        elif next_id != found:
+            values = {"mode": mode, "next_id": next_id, "found": found}
+            if execute(self._update, {}, values).rowcount != 1:
+                raise LostUpdate
+        return Advanced(counter, first, found, regressed), row is None
+
+    def _floor_of_missing(self, mode: str, floors: Mapping[str, int]) -> int:
+        """The floor of a counter that the database does not have (any more)."""
+        floor = floors.get(mode, 1)
+        if self.url.kind != "mysql":
+            return floor
+        # Where the collation takes several spellings for one, the counter may have been known by
+        # another of them.
+        folded = _fold(mode)
+        others = {name: value for name, value in floors.items() if _fold(name) == folded}
+        if not others:
+            return floor
+        collation = str(self.database.execute(_COLLATION, {}, {}).fetchone()[0])
+        return max(
+            [floor]
+            + [
+                value
+                for name, value in others.items()
+                if _spell(name, collation) == _spell(mode, collation)
+            ]
+        )
+
+
+_COLLATION = (
+    "SELECT collation_name FROM information_schema.columns WHERE table_schema = DATABASE()"
+    " AND table_name = 'uniqueindex' AND column_name = 'id'"
+)
+
+
+def _spell(mode: str, collation: str) -> str:
+    """What of a mode counts under a collation of MySQL's or MariaDB's."""
+    if not collation.endswith("_bin"):
+        return _fold(mode)
+    return mode if "nopad" in collation or "0900" in collation else mode.rstrip(" ")
+
+
+def _fold(mode: str) -> str:
+    """What is left of a mode under the least exact collation."""
+    decomposed = unicodedata.normalize("NFKD", mode.casefold().rstrip(" "))
+    return "".join(character for character in decomposed if not unicodedata.combining(character))

@@ -1,0 +1,115 @@
+"""From a query to what is asked for; every 400 is born here."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Container
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from uniqueid.errors import Fault, InvalidRequest
+
+MAX_MODE_LENGTH = 255
+"""Characters: the width of the column ``uniqueindex.id`` of every release."""
+
+_PARAMETERS = frozenset({"range", "mode"})
+_DECIMAL = re.compile(r"[0-9]+", re.ASCII)
+# 2**63 has 19 digits; int() itself refuses more than 4,300 with an error of its own.
+_MAX_DIGITS = 19
+# A value is echoed in the error, but not a page of it.
+_MAX_ECHO = 100
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one caller asks for."""
+
+    mode: str
+    count: int
+    """How many IDs; 0 is the question of a bundle without files, and allocates nothing."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a site allows."""
+
+    max_range: int = 1_000_000_000
+    allowed_modes: Container[str] | None = None
+    """None allows every mode."""
+    allowed_modes_text: str = ""
+
+
+def parse(limits: Limits, *encoded: str) -> Request:
+    """Read the parameters of an allocation.
+
+    :param encoded: strings of ``application/x-www-form-urlencoded`` (the query, then the form
+        body), each a WSGI string, that is bytes in Latin-1's clothes (PEP 3333).
+    :raises InvalidRequest: with every parameter that is wrong.
+    """
+    values: dict[str, list[bytes]] = {}
+    for text in encoded:
+        for pair in text.encode("latin-1", "replace").split(b"&"):
+            name, _, value = pair.partition(b"=")
+            key = _unquote(name).decode("utf-8", "replace")
+            if key in _PARAMETERS:
+                values.setdefault(key, []).append(_unquote(value))
+    faults: list[Fault] = []
+    count = _read_range(values.get("range", []), limits.max_range, faults)
+    mode = _read_mode(values.get("mode", []), limits, faults)
+    if faults:
+        raise InvalidRequest(*faults)
+    return Request(mode, count)
+
+
+def _unquote(value: bytes) -> bytes:
+    return unquote_to_bytes(value.replace(b"+", b" "))
+
+
+def _read_range(values: list[bytes], max_range: int, faults: list[Fault]) -> int:
+    allowed = f"give one whole number from 0 to {max_range}, in decimal digits"
+    if len(values) != 1:
+        shown = ", ".join(_shown(value) for value in values) if values else None
+        faults.append(Fault("bad-range", "range", shown, allowed))
+        return 0
+    text = values[0].decode("utf-8", "replace")
+    digits = text.lstrip("0") or "0"
+    if not _DECIMAL.fullmatch(text) or len(digits) > _MAX_DIGITS or int(digits) > max_range:
+        faults.append(Fault("bad-range", "range", _shown(values[0]), allowed))
+        return 0
+    return int(digits)
+
+
+def _read_mode(values: list[bytes], limits: Limits, faults: list[Fault]) -> str:
+    allowed = (
+        f"give one name of 1 to {MAX_MODE_LENGTH} characters in UTF-8, without control characters"
+    )
+    mode = ""
+    if len(values) == 1:
+        try:
+            mode = values[0].decode("utf-8")
+        except UnicodeDecodeError:
+            pass
+        else:
+            if not is_mode(mode):
+                mode = ""
+            elif limits.allowed_modes is not None and mode not in limits.allowed_modes:
+                allowed = f"this service is set to answer for {limits.allowed_modes_text} alone"
+                mode = ""
+    if not mode:
+        shown = ", ".join(_shown(value) for value in values) if values else None
+        faults.append(Fault("bad-mode", "mode", shown, allowed))
+    return mode
+
+
+def is_mode(text: str) -> bool:
+    """Whether a text can be the name of a mode."""
+    return 0 < len(text) <= MAX_MODE_LENGTH and (
+        (text.isascii() and text.isprintable())
+        or not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+    )
+
+
+def _shown(value: bytes) -> str:
+    text = value.decode("utf-8", "backslashreplace")
+    return text if len(text) <= _MAX_ECHO else f"{text[:_MAX_ECHO]}... ({len(text)} characters)"

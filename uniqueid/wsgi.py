@@ -1,0 +1,55 @@
+"""The composition root for uWSGI and other WSGI servers: built once, at import.
+
+Bad settings, a database that cannot be reached and a schema that needs ``dbsync`` end the process
+here, with one line that says what to do.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import sys
+
+from uniqueid import service
+from uniqueid.errors import UniqueIDError
+
+log = logging.getLogger("uniqueid")
+
+# uWSGI's own code for an application that failed to load: with it, the master ends as well
+# instead of starting worker after worker.
+_FAILED_APP = 22
+
+
+def _refuse_more_processes() -> None:
+    try:
+        import uwsgi
+    except ImportError:  # another server
+        return
+    if uwsgi.numproc > 1:
+        raise UniqueIDError(
+            f"uWSGI was told to run {uwsgi.numproc} processes: set processes = 1 (-p 1). One"
+            " process holds the queue and the memory of what was handed out; its threads serve"
+            " many clients at once"
+        )
+
+
+def _build() -> service.Service:
+    try:
+        _refuse_more_processes()
+        return service.build()
+    except UniqueIDError as error:
+        service.set_up_logging("info")
+        log.critical("%s", error)
+        sys.exit(_FAILED_APP)
+
+
+_service = _build()
+application = _service.app
+try:
+    import uwsgi
+except ImportError:
+    atexit.register(_service.allocator.close, 30)
+else:
+    # The committer is started after the fork, where threads survive.
+    uwsgi.post_fork_hook = _service.allocator.start
+    uwsgi.atexit = _service.allocator.close
