@@ -86,12 +86,18 @@ class SQLitePool(sqlite.SQLitePool):  # type: ignore[misc]
         return connection, is_new
 
     def _connect(self) -> None:
-        super()._connect()
+        # Looked at before: if the file is replaced in between, the next use opens it again.
         self.opened = self._file()
-        # WAL: one fsync a commit, and readers that do not wait. FULL: the fsync is done before
-        # COMMIT answers (SQLite's documentation, PRAGMA synchronous).
-        self.con.execute("PRAGMA journal_mode = WAL").fetchone()
-        self.con.execute("PRAGMA synchronous = FULL")
+        super()._connect()
+        try:
+            # FULL: the fsync is done before COMMIT answers. WAL: one fsync a commit, and readers
+            # that do not wait (SQLite's documentation, PRAGMA synchronous).
+            self.con.execute("PRAGMA synchronous = FULL")
+            self.con.execute("PRAGMA journal_mode = WAL").fetchone()
+        except BaseException:
+            # Nobody may go on with a connection that is half set up.
+            self.drop(self.con)
+            raise
 
     def _file(self) -> tuple[int, int] | None:
         try:
@@ -123,14 +129,19 @@ class MySQLPool(Pool):  # type: ignore[misc]
 
     def _connect(self) -> None:
         super()._connect()
-        with self.con.cursor() as cursor:
-            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE")
-            # Strict: a value out of range is an error. Otherwise it is bent to fit, which made
-            # the old service answer with the same ID for ever.
-            cursor.execute(
-                "SET SESSION sql_mode = CONCAT_WS(',', @@sql_mode, 'STRICT_TRANS_TABLES'),"
-                f" innodb_lock_wait_timeout = {LOCK_WAIT}"
-            )
+        try:
+            with self.con.cursor() as cursor:
+                cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+                # Strict: a value out of range is an error. Otherwise it is bent to fit, which
+                # made the old service answer with the same ID for ever.
+                cursor.execute(
+                    "SET SESSION sql_mode = CONCAT_WS(',', @@sql_mode, 'STRICT_TRANS_TABLES'),"
+                    f" innodb_lock_wait_timeout = {LOCK_WAIT}"
+                )
+        except BaseException:
+            # Nobody may go on with a session that is half set up: Pony would keep it.
+            self.drop(self.con)
+            raise
 
     def release(self, con: Any) -> None:
         if con.server_status & mysql.mysql_module.constants.SERVER_STATUS.SERVER_STATUS_IN_TRANS:

@@ -362,7 +362,8 @@ class Store:
             counter, found = mode, 1
         else:
             counter, found = row
-            floor = floors.get(counter, 1)
+            # By the database's spelling of the counter, and by the caller's.
+            floor = max(floors.get(counter, 1), floors.get(mode, 1))
         first = max(found, floor)
         regressed = found < floor and floor > 1
         if regressed and not repair:

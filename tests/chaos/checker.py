@@ -121,7 +121,7 @@ def _overlaps(mode: str, answered: list[Call], verdict: Verdict) -> int:
             twice = min(last, reach) - first + 1
             verdict.duplicates += twice
             verdict.violations.append(
-                f"mode {mode!r}: {twice} IDs from {first} on are in two answers: {holder} and {call}"
+                f"mode {mode!r}: {twice} IDs from {first} on are in two answers: {holder}, {call}"
             )
         covered += max(0, last - max(first, reach + 1) + 1)
         if last > reach:

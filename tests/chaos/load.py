@@ -109,9 +109,8 @@ def ask(port: int, client: int, mode: str, count: int, timeout: float) -> Call:
         body = response.read()
         if response.status == 200:
             answer = json.loads(body)
-            return Call(
-                client, mode, count, begin, time.monotonic(), answer["startIndex"], answer["endIndex"]
-            )
+            first, last = answer["startIndex"], answer["endIndex"]
+            return Call(client, mode, count, begin, time.monotonic(), first, last)
         status, error = response.status, body.decode(errors="replace")
     except (OSError, http.client.HTTPException) as broken:
         error = repr(broken)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 # A client's COMMIT on the wire: MySQL's COM_QUERY (0x03) and PostgreSQL's simple query. Whole
 # messages, since SET TRANSACTION ... READ COMMITTED has the word in it as well.
 _COMMIT = (b"\x03COMMIT", b"Q\x00\x00\x00\x0bCOMMIT\x00")
+_PING = (b"\x03SELECT 1", b"Q\x00\x00\x00\x0dSELECT 1\x00")
 _UPDATE = (b"UPDATE `uniqueindex`", b'UPDATE "uniqueindex"')
 
 Plan = Callable[["_Link", bytes], bytes | None]
@@ -43,6 +44,13 @@ def cut_in_statement(link: _Link, chunk: bytes) -> bytes | None:
     return chunk
 
 
+def fall_silent(link: _Link, chunk: bytes) -> bytes | None:
+    """Keep the connection of a query for a sign of life open and never answer."""
+    if any(chunk.endswith(message) for message in _PING):
+        link.silent = True
+    return chunk
+
+
 def _is_commit(chunk: bytes) -> bool:
     return any(chunk.endswith(message) for message in _COMMIT)
 
@@ -55,6 +63,8 @@ class _Link:
         self.server = server
         self.swallow = False
         """Whether the next answer is lost and the connection cut."""
+        self.silent = False
+        """Whether nothing is passed on any more, while the connection stands."""
 
     def cut(self) -> None:
         """Reset both connections, as a router does that lost its state."""
@@ -75,7 +85,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = int(self._listener.getsockname()[1])
         self.fired = 0
-        """How often a plan has cut a connection."""
+        """How often a plan was carried out."""
         self.accepted = 0
         self._plan: Plan | None = None
         self._shots = 0
@@ -96,6 +106,12 @@ class Proxy:
     def hold(self) -> None:
         """Accept and read, and pass nothing on in either direction, without a word."""
         self._passing.clear()
+
+    def silence(self) -> None:
+        """Never pass anything again on the connections there are; new ones are as good as new."""
+        with self._lock:
+            for link in self._links:
+                link.silent = True
 
     def go_on(self) -> None:
         """Pass what was held, and all that comes."""
@@ -172,9 +188,11 @@ class Proxy:
         with contextlib.suppress(OSError):
             while chunk := link.client.recv(65536):
                 self._passing.wait()
-                passed = self._planned(link, chunk)
+                passed = chunk if link.silent else self._planned(link, chunk)
                 if passed is None:
                     break
+                if link.silent:
+                    continue
                 link.server.sendall(passed)
         self._end(link)
 
@@ -183,9 +201,9 @@ class Proxy:
             if self._plan is None or self._shots <= 0:
                 return chunk
             passed = self._plan(link, chunk)
-            if passed is None or link.swallow:
+            if passed is None or link.swallow or link.silent:
                 self._shots -= 1
-            if passed is None:
+            if passed is None or link.silent:
                 self.fired += 1
             return passed
 
@@ -194,6 +212,8 @@ class Proxy:
         with contextlib.suppress(OSError):
             while chunk := link.server.recv(65536):
                 self._passing.wait()
+                if link.silent:
+                    continue
                 if link.swallow:
                     self.fired += 1
                     break
