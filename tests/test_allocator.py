@@ -317,9 +317,7 @@ def test_the_same_error_object_gathers_no_tracebacks(store: FakeStore) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(
-    st.lists(
-        st.tuples(st.sampled_from("abc"), st.integers(1, 10**9)), min_size=1, max_size=40
-    ),
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 10**9)), min_size=1, max_size=40),
     st.integers(1, 8),
     st.integers(1, 20),
 )

@@ -153,7 +153,8 @@ def make_app(
     :param metrics: where requests are counted, and what `/metrics` shows.
     """
     # What a handler raises comes to _Application.wsgi, not to Bottle's page in HTML.
-    app = _Application(catchall=False)
+    app = _Application()
+    app.catchall = False
     # A counter for each route and status is looked up once, not for each request.
     counted: dict[tuple[str, int], Any] = {}
 
