@@ -63,7 +63,6 @@ class Counters(Protocol):
 
     def counters(self) -> Mapping[str, int]: ...
     def ping(self) -> None: ...
-    def interrupt(self, thread: int) -> None: ...
     def disconnect(self) -> None: ...
 
 
@@ -258,16 +257,10 @@ class Allocator:
     def _give_up(self, ticket: _Ticket) -> DatabaseUnavailable:
         """The deadline of a caller has passed; those behind it need not find out one by one."""
         ticket.abandoned = True
-        flight, thread = self._in_flight, self._thread
-        if (
-            flight is not None
-            and self._clock() - flight.since >= 0.9 * self._timeout
-            and thread is not None
-            and thread.ident is not None
-        ):
+        flight = self._in_flight
+        if flight is not None and self._clock() - flight.since >= 0.9 * self._timeout:
             self._stalled = flight
             self._fail_queued(self._no_answer())
-            self._store.interrupt(thread.ident)
         return self._no_answer()
 
     def _fail_queued(self, error: Exception) -> int:

@@ -28,8 +28,8 @@ def binding(
 
     :param create: whether SQLite may make its file; a server must not, or a mistyped path would
         be a fresh database that starts at 1.
-    :param connect_timeout: seconds for a connection to be made.
-    :param answer_timeout: seconds after which a silent MySQL server is taken for lost.
+    :param connect_timeout: seconds for a connection to a MySQL server to be made.
+    :param answer_timeout: seconds after which a silent server is taken for lost.
     """
     if url.kind == "sqlite":
         return SQLiteProvider, {
@@ -41,7 +41,7 @@ def binding(
         return MySQLProvider, _mysql_arguments(url, connect_timeout, answer_timeout)
     from uniqueid.postgresql_provider import PostgreSQLProvider, arguments
 
-    return PostgreSQLProvider, arguments(url, connect_timeout)
+    return PostgreSQLProvider, arguments(url, answer_timeout)
 
 
 def _mysql_arguments(url: DatabaseURL, connect_timeout: int, answer_timeout: int) -> dict[str, Any]:

@@ -199,12 +199,6 @@ class Store:
         """Close this thread's connection; the next call makes a new one."""
         self.database.disconnect()
 
-    def interrupt(self, thread: int) -> None:
-        """End the wait of another thread for the database, where the driver has no time-out."""
-        interrupt = getattr(self.database.provider, "interrupt", None)
-        if interrupt is not None:
-            interrupt(thread)
-
     # -- reading ------------------------------------------------------------------------------
 
     def counters(self) -> dict[str, int]:

@@ -74,13 +74,13 @@ class Load:
             ]
             return len(new) >= count
 
-        servers.wait_until(enough, f"{count} more answers", 120)
+        servers.wait_until(enough, f"{count} more answers")
 
     def more(self, fits: Callable[[Call], bool], what: str) -> None:
-        """Return when a call that begins after now ends in a certain way."""
+        """Return when a call that ends after now ends in a certain way."""
         now = time.monotonic()
         servers.wait_until(
-            lambda: any(call.begin > now and fits(call) for call in self.history.calls), what, 120
+            lambda: any(call.end > now and fits(call) for call in self.history.calls), what
         )
 
     def _client(self, number: int) -> None:
