@@ -8,13 +8,17 @@ back to its pool with nothing open is left alone, which spares another.
 
 from __future__ import annotations
 
+import logging
 import os
+from contextlib import suppress
 from typing import Any
 
 from pony.orm.dbapiprovider import DBAPIProvider, Pool, wrap_dbapi_exceptions
 from pony.orm.dbproviders import mysql, sqlite
 
 from uniqueid.database_url import DatabaseURL
+
+log = logging.getLogger(__name__)
 
 LOCK_WAIT = 1
 """Seconds for which a statement waits for a lock; InnoDB knows no shorter time. What is locked
@@ -76,19 +80,42 @@ def _mysql_arguments(url: DatabaseURL, connect_timeout: int, answer_timeout: int
     }
 
 
+def _identity(name: str) -> tuple[int, int] | None:
+    """Which file is behind a name, however often that changes; None for no file."""
+    try:
+        status = os.stat(name)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 class SQLitePool(sqlite.SQLitePool):  # type: ignore[misc]
     """One connection a thread, made anew when the file is no longer the one that was opened."""
 
+    opened: tuple[int, int] | None = None
+    """The database's file as of the last connection."""
+    wal: tuple[int, int] | None = None
+    """The write-ahead log of that file."""
+
     def connect(self) -> tuple[Any, bool]:
-        if self.con is not None and self._file() != self.opened:
-            self.drop(self.con)
+        if self.con is not None:
+            if _identity(self.filename) != self.opened:
+                self.drop(self.con)
+            elif self.wal is None:
+                self.wal = _identity(f"{self.filename}-wal")
         connection, is_new = super().connect()
         return connection, is_new
 
     def _connect(self) -> None:
         # Looked at before: if the file is replaced in between, the next use opens it again.
-        self.opened = self._file()
+        found = _identity(self.filename)
+        if found is not None and found != self.opened:
+            if self.opened is not None:
+                self._leave_replaced_file()
+            self.opened, self.wal = found, None
         super()._connect()
+        if found is None:
+            self.opened, self.wal = _identity(self.filename), None
         try:
             # FULL: the fsync is done before COMMIT answers. WAL: one fsync a commit, and readers
             # that do not wait (SQLite's documentation, PRAGMA synchronous).
@@ -99,12 +126,17 @@ class SQLitePool(sqlite.SQLitePool):  # type: ignore[misc]
             self.drop(self.con)
             raise
 
-    def _file(self) -> tuple[int, int] | None:
-        try:
-            status = os.stat(self.filename)
-        except OSError:
-            return None
-        return status.st_dev, status.st_ino
+    def _leave_replaced_file(self) -> None:
+        """Remove the write-ahead log of a file that another one has taken the place of.
+
+        SQLite leaves the log where it is when its file has moved, and would apply it to whatever
+        is there now (SQLite's documentation, "How To Corrupt An SQLite Database File", 1.4).
+        """
+        log.warning("the file %s was replaced; the new one is opened", self.filename)
+        name = f"{self.filename}-wal"
+        if self.wal is not None and _identity(name) == self.wal:
+            with suppress(OSError):
+                os.remove(name)
 
     def release(self, con: Any) -> None:
         if con.in_transaction:

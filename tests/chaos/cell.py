@@ -60,6 +60,9 @@ class Cell:
         self.services = [servers.Service(url, **chosen) for _number in range(processes)]
         self.load = Load([service.port for service in self.services], clients=clients, modes=modes)
         self.verdict = Verdict()
+        self.final: dict[str, int] = {}
+        """The counters after the last call."""
+        self._finished = False
 
     @property
     def service(self) -> servers.Service:
@@ -83,21 +86,37 @@ class Cell:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        logs = "\n".join(service.log.read_text(errors="replace") for service in self.services)
         try:
-            if error is not None:
-                error.add_note(f"the service's log ends:\n{logs[-3000:]}")
-            history = self.load.stop()
             if error is None:
-                self._judge(history.calls, logs)
+                self.finish()
+            else:
+                error.add_note(f"the service's log ends:\n{self._logs()[-3000:]}")
         finally:
             self._remove()
 
-    def _judge(self, calls: list, logs: str) -> None:
-        self.verdict = check(calls, self.counters(), initial=self.initial, ambiguous=self.ambiguous)
+    def finish(self) -> None:
+        """End the load and judge it: before the block ends where the database is gone by then."""
+        if self._finished:
+            return
+        self._finished = True
+        history = self.load.stop()
+        self.final = self.counters()
+        self.verdict = check(
+            history.calls, self.final, initial=self.initial, ambiguous=self.ambiguous
+        )
         RESULTS.append(Result(self.fault, self.kind, self.verdict))
         assert self.verdict.violations == [], "\n".join(self.verdict.violations[:10])
+        logs = self._logs()
         assert "Traceback" not in logs, logs[logs.index("Traceback") :][:3000]
+
+    def _logs(self) -> str:
+        """What the services wrote, without uWSGI's lines about single requests."""
+        return "\n".join(
+            line
+            for service in self.services
+            for line in service.log.read_text(errors="replace").splitlines()
+            if not line.startswith("[pid: ")
+        )
 
     def _remove(self) -> None:
         self.load.stop()

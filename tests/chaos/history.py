@@ -38,6 +38,16 @@ class Call:
         return self.status is not None and 400 <= self.status < 500
 
 
+def is_503(call: Call) -> bool:
+    """Whether the service said that the database is not available."""
+    return call.status == 503 and "database-unavailable" in call.error
+
+
+def is_regressed(call: Call) -> bool:
+    """Whether the service said that a counter went back."""
+    return call.status == 503 and "counter-regressed" in call.error
+
+
 class History:
     """The calls of many clients, in the order in which they ended."""
 

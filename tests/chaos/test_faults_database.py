@@ -19,7 +19,7 @@ from fault_proxy import (
     cut_in_statement,
     fall_silent,
 )
-from history import Call
+from history import is_503
 
 Server = servers.MariaDB | servers.PostgreSQL
 
@@ -35,11 +35,6 @@ def proxy(server: Server) -> Iterator[Proxy]:
 def url(server: Server, proxy: Proxy) -> str:
     """The URL of an empty database behind the proxy."""
     return server.url(server.new_database(), proxy.port)
-
-
-def is_503(call: Call) -> bool:
-    """Whether the service said that the database is not available."""
-    return call.status == 503 and "database-unavailable" in call.error
 
 
 def processes(server: Server) -> list[int]:
