@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +36,8 @@ class Cell:
     :param ambiguous: whether a COMMIT may be lost (`checker.check`).
     :param processes: how many independent services use the database.
     :param settings: of the services.
+    :param initial: the counters that there are before.
+    :param prepare: done with the first service before the load starts.
     """
 
     def __init__(
@@ -50,11 +52,13 @@ class Cell:
         modes: Sequence[str] = MODES,
         settings: dict[str, str] | None = None,
         initial: dict[str, int] | None = None,
+        prepare: Callable[[servers.Service], object] = lambda service: None,
     ) -> None:
         self.fault = fault
         self.kind = kind
         self.ambiguous = ambiguous
         self.initial = initial or {}
+        self.prepare = prepare
         # Short, so that faults pass quickly.
         chosen = {"request_timeout": "2", **(settings or {})}
         self.services = [servers.Service(url, **chosen) for _number in range(processes)]
@@ -73,6 +77,7 @@ class Cell:
         try:
             for service in self.services:
                 service.start()
+            self.prepare(self.service)
             self.load.start()
             self.load.more_answers(100)
         except BaseException:
