@@ -149,7 +149,12 @@ def _open_store(arguments: argparse.Namespace) -> tuple[Store, float]:
 
 def _advance(arguments: argparse.Namespace) -> int:
     if arguments.all and arguments.by is None:
-        raise UniqueIDError("--all goes with --by: no one ID is right for every counter")
+        raise ConfigError(
+            "--all",
+            None,
+            "command line",
+            "--all goes with --by: no one ID is right for all counters",
+        )
     store, deadline = _open_store(arguments)
     # Only --to makes a counter that there is not.
     store.max_modes = 0
@@ -164,10 +169,12 @@ def _advance(arguments: argparse.Namespace) -> int:
             new = outcome.first + count
             unchanged = "" if new > outcome.found else "  (not changed: it is there already)"
             print(f"{outcome.counter}: {outcome.found} -> {new}{unchanged}")
+        elif isinstance(outcome, TooManyModes) and arguments.to is not None:
+            print(f"{mode}: there is no counter yet, and its first ID will be 1")
         elif isinstance(outcome, TooManyModes):
             raise UniqueIDError(
                 f"--mode {mode!r}: there is no such counter; 'show' lists those there are, and --to"
-                " with 2 or more makes one"
+                " makes one"
             )
         else:
             print(f"pacifica-uniqueid-cmd: not changed: {outcome}", file=sys.stderr)

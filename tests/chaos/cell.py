@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,9 @@ class Result:
 
 RESULTS: list[Result] = []
 """Of every cell that was run, in this process."""
+
+NOTES: list[str] = []
+"""What else was measured, a line each."""
 
 
 class Cell:
@@ -156,6 +161,22 @@ def runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def processes(server: servers.Process) -> list[int]:
+    """A database server's process and those it has started."""
+    assert server.process is not None
+    return [server.process.pid, *children(server.process.pid)]
+
+
+def kill_9(server: servers.Process) -> None:
+    """End a database server and its processes at one blow, as a power cut does."""
+    pids = processes(server)
+    server.kill()
+    for pid in pids[1:]:
+        if runs(pid):
+            os.kill(pid, signal.SIGKILL)
+    servers.wait_until(lambda: not any(map(runs, pids)), "the database's end")
 
 
 def metric(service: servers.Service, name: str) -> float:

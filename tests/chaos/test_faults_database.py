@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import servers
-from cell import Cell, children, metric, runs
+from cell import Cell, kill_9, metric, processes, runs
 from fault_proxy import (
     Plan,
     Proxy,
@@ -35,22 +35,6 @@ def proxy(server: Server) -> Iterator[Proxy]:
 def url(server: Server, proxy: Proxy) -> str:
     """The URL of an empty database behind the proxy."""
     return server.url(server.new_database(), proxy.port)
-
-
-def processes(server: Server) -> list[int]:
-    """A database server's process and those it has started."""
-    assert server.process is not None
-    return [server.process.pid, *children(server.process.pid)]
-
-
-def kill_9(server: Server) -> None:
-    """End a database server and its processes at one blow, as a power cut does."""
-    pids = processes(server)
-    server.kill()
-    for pid in pids[1:]:
-        if runs(pid):
-            os.kill(pid, signal.SIGKILL)
-    servers.wait_until(lambda: not any(map(runs, pids)), "the database's end")
 
 
 def test_kill_9_of_the_database(network: str, server: Server) -> None:
