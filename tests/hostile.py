@@ -22,7 +22,7 @@ STRIP_HEADER = "strip header"
 FORGE = "forge"
 """Answer from memory, with the nonce of the request that is asked."""
 OLD = "old"
-"""Pass, with an Age of 7."""
+"""Pass, with an Age of 700 seconds."""
 YOUNG = "young"
 """Pass, with an Age of 0, as Varnish has it in what it does not keep."""
 CLOSE = "close"
@@ -152,7 +152,7 @@ class Proxy:
         elif fault == GARBAGE:
             self._send(handler, _Answer(200, answer.headers, b"[1, 2"))
         elif fault in (OLD, YOUNG):
-            age = ("Age", "7" if fault == OLD else "0")
+            age = ("Age", "700" if fault == OLD else "0")
             self._send(handler, _Answer(answer.status, [*answer.headers, age], answer.body))
         elif fault in (STRIP, STRIP_HEADER):
             headers = [pair for pair in answer.headers if pair[0] != "X-Request-Nonce"]

@@ -195,7 +195,7 @@ def test_a_stale_answer_is_got_around(
     [
         (hostile.REPEAT, "the nonce of another request came back"),
         (hostile.STRIP, "no nonce came back"),
-        (hostile.OLD, "it was kept for some time (Age: 7)"),
+        (hostile.OLD, "it was kept for some time (Age: 700)"),
     ],
 )
 def test_a_cache_that_cannot_be_got_around_is_named(
@@ -238,6 +238,28 @@ def test_many_threads_behind_a_cache_see_no_id_twice(
         ranges = [one for one in pool.map(ask, range(60)) if one is not None]
     ids = [id for one in ranges for id in one]
     assert len(ids) == len(set(ids)) >= 5 * 30
+
+
+@pytest.mark.parametrize(
+    ("age", "seconds", "new"),
+    [
+        ("0", 0.001, True),
+        ("1", 0.001, True),
+        ("2", 0.001, False),
+        (" 3 ", 2.5, True),
+        ("4", 2.5, False),
+        ("", 1, False),
+        ("-1", 1, False),
+        ("soon", 1, False),
+        ("٠", 1, False),
+        ("9" * 5000, 1, False),
+    ],
+)
+def test_an_age_above_the_time_that_the_request_took_is_a_copy_s(
+    age: str, seconds: float, new: bool
+) -> None:
+    """Proxies count the time of the answer itself; whole seconds round up."""
+    assert uniqueid.client.is_new(age, seconds) is new
 
 
 def test_varnish_s_age_of_zero_is_no_cache(

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import bisect
 import logging
+import math
 import os
 import random
 import secrets
@@ -49,6 +50,8 @@ log = logging.getLogger(__name__)
 
 NONCE = "X-Request-Nonce"
 MAX_MODE_LENGTH = 255
+MAX_TIMEOUT = 86_400
+"""Seconds."""
 
 _FIRST_BACKOFF = 0.1
 _MAX_BACKOFF = 10.0
@@ -182,9 +185,8 @@ class Client:
         method: str = "POST",
         new_session: Callable[[], requests.Session] = requests.Session,
     ) -> None:
-        self._endpoint, self._shown = _endpoint(url)
-        if not 0 < timeout < float("inf"):
-            raise ValueError(f"timeout is {timeout!r}: give a number of seconds above 0")
+        self._endpoint, self._shown = endpoint(url)
+        check_timeout(timeout)
         if attempts < 1:
             raise ValueError(f"attempts is {attempts!r}: give 1 or more")
         if method not in ("POST", "GET"):
@@ -207,7 +209,7 @@ class Client:
         :raises CachedResponseError: the answers were made for other requests.
         :raises ClientClosed: after `close`, or when it was called meanwhile.
         """
-        _check_mode(mode)
+        check_mode(mode)
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"count is {count!r}: give a whole number of 1 or more")
         connections = self._processes.get()
@@ -257,7 +259,7 @@ class Client:
         :raises ValueError: for a parameter that cannot be used. `next` raises what `get_range`
             does.
         """
-        _check_mode(mode)
+        check_mode(mode)
         if not 1 <= min_step <= max_step:
             raise ValueError(
                 f"min_step is {min_step!r} and max_step is {max_step!r}: give whole numbers of 1"
@@ -296,6 +298,7 @@ class Client:
         # well, where no proxy drops it, and a cache which heeds the query has a new key.
         target = f"{self._endpoint}?range={count}&mode={quote(mode, safe='')}&nonce={nonce}"
         session = connections.take(self._new_session)
+        sent = time.monotonic()
         try:
             response = session.request(
                 method,
@@ -314,7 +317,7 @@ class Client:
             raise
         connections.give_back(session)
         document = _document(response)
-        stale = _stale(response, document, nonce)
+        stale = _stale(response, document, nonce, time.monotonic() - sent)
         if stale is not None:
             raise CachedResponseError(self._shown, attempt, stale, response.headers)
         first = _first(response, document, count, self._shown)
@@ -581,8 +584,11 @@ class _TryAgain(Exception):
         super().__init__(cause)
 
 
-def _endpoint(url: str) -> tuple[str, str]:
-    """The URL to ask, and how to show it: without credentials."""
+def endpoint(url: str) -> tuple[str, str]:
+    """The URL to ask, and how to show it: without credentials.
+
+    :raises ValueError: for a URL that cannot be asked.
+    """
     allowed = "give http://HOST[:PORT] or https://HOST[:PORT], with a path if there is one"
     try:
         parts = urlsplit(url)
@@ -602,7 +608,16 @@ def _endpoint(url: str) -> tuple[str, str]:
     )
 
 
-def _check_mode(mode: str) -> None:
+def check_timeout(timeout: float) -> None:
+    """Refuse with a ValueError what cannot be a time-out."""
+    if not 0 < timeout <= MAX_TIMEOUT:
+        raise ValueError(
+            f"timeout is {timeout!r}: give a number of seconds above 0, at most {MAX_TIMEOUT}"
+        )
+
+
+def check_mode(mode: str) -> None:
+    """Refuse with a ValueError what cannot be the name of a mode."""
     if not isinstance(mode, str) or not 0 < len(mode) <= MAX_MODE_LENGTH:
         raise ValueError(f"mode is {mode!r}: give a name of 1 to {MAX_MODE_LENGTH} characters")
     try:
@@ -620,21 +635,32 @@ def _document(response: requests.Response) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _stale(response: requests.Response, document: dict[str, Any], nonce: str) -> str | None:
-    """Why an answer was not made for this request, or None."""
+def _stale(
+    response: requests.Response, document: dict[str, Any], nonce: str, seconds: float
+) -> str | None:
+    """Why an answer was not made for this request, which took so many seconds; or None."""
     returned = [
         value for value in (response.headers.get(NONCE), document.get("nonce")) if value is not None
     ]
     if any(value != nonce for value in returned):
         return "the nonce of another request came back"
     age = response.headers.get("Age")
-    # Varnish adds "Age: 0" to what it does not keep; the nonce tells the two apart.
-    if age is not None and not (age.strip() == "0" and returned):
+    if age is not None and not (returned and is_new(age, seconds)):
         return f"it was kept for some time (Age: {age})"
     # An error without a nonce may be a proxy's own.
     if response.status_code == 200 and not returned:
         return "no nonce came back"
     return None
+
+
+def is_new(age: str, seconds: float) -> bool:
+    """Whether an Age can be that of an answer which was made within so many seconds.
+
+    RFC 9111, 5.1 has it that only a kept answer has an Age; but Varnish adds one to every answer,
+    and Traffic Server one that counts the time which the answer took.
+    """
+    age = age.strip()
+    return age.isascii() and age.isdigit() and len(age) < 12 and int(age) <= math.ceil(seconds)
 
 
 def _first(response: requests.Response, document: dict[str, Any], count: int, shown: str) -> int:
