@@ -25,6 +25,8 @@ OLD = "old"
 """Pass, with an Age of 700 seconds."""
 YOUNG = "young"
 """Pass, with an Age of 0, as Varnish has it in what it does not keep."""
+REWRITE = "rewrite"
+"""Pass, without the headers that forbid to keep it, and with a validator."""
 CLOSE = "close"
 """Close the connection without asking anybody."""
 LOSE = "lose"
@@ -85,6 +87,8 @@ class Proxy:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Headers and body are two writes; the second would wait for 40 ms.
+            disable_nagle_algorithm = True
 
             def do_GET(self) -> None:
                 proxy._handle(self)
@@ -121,7 +125,8 @@ class Proxy:
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         query = parse_qs(urlsplit(handler.path).query)
         nonce = query.get("nonce", [""])[0]
-        count = int(query.get("range", ["0"])[0])
+        asked_for = query.get("range", ["0"])[0]
+        count = int(asked_for) if asked_for.isdigit() else 0
         fault = self.plan.popleft() if self.plan else self.always
         self.asked.append(Asked(handler.command, nonce, count, dict(handler.headers)))
         if fault == CLOSE:
@@ -154,6 +159,10 @@ class Proxy:
         elif fault in (OLD, YOUNG):
             age = ("Age", "700" if fault == OLD else "0")
             self._send(handler, _Answer(answer.status, [*answer.headers, age], answer.body))
+        elif fault == REWRITE:
+            keep = [pair for pair in answer.headers if pair[0] not in ("Cache-Control", "Vary")]
+            more = [("Cache-Control", "public, max-age=60"), ("ETag", '"1"')]
+            self._send(handler, _Answer(answer.status, [*keep, *more], answer.body))
         elif fault in (STRIP, STRIP_HEADER):
             headers = [pair for pair in answer.headers if pair[0] != "X-Request-Nonce"]
             document = json.loads(answer.body)

@@ -47,6 +47,8 @@ except ImportError as error:
 from uniqueid.errors import UniqueIDError
 
 log = logging.getLogger(__name__)
+# A library prints nothing where the program has not set up logging.
+log.addHandler(logging.NullHandler())
 
 NONCE = "X-Request-Nonce"
 MAX_MODE_LENGTH = 255
@@ -645,7 +647,7 @@ def _stale(
     if any(value != nonce for value in returned):
         return "the nonce of another request came back"
     age = response.headers.get("Age")
-    if age is not None and not (returned and is_new(age, seconds)):
+    if age is not None and not is_new(age, seconds):
         return f"it was kept for some time (Age: {age})"
     # An error without a nonce may be a proxy's own.
     if response.status_code == 200 and not returned:

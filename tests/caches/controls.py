@@ -27,6 +27,8 @@ class Controls:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Headers and body are two writes; the second would wait for 40 ms.
+            disable_nagle_algorithm = True
 
             def do_GET(self) -> None:
                 name = self.path.partition("?")[0].rpartition("/")[2]
