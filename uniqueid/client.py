@@ -105,6 +105,8 @@ class CachedResponseError(UniqueIDError):
     `headers` holds those of the last one which tell who was involved: Via, Server, X-Cache, Age.
     """
 
+    severity = logging.WARNING
+
     def __init__(self, url: str, attempts: int, reason: str, headers: Mapping[str, str]) -> None:
         self.url = url
         self.attempts = attempts
@@ -129,11 +131,13 @@ class CachedResponseError(UniqueIDError):
 
 
 class RepeatedRangeError(CachedResponseError):
-    """An answer that proves to be for this request has IDs which this client had before.
+    """Answers with the nonces of their requests had IDs which this client had before.
 
-    Not a cache but the service repeats itself, or something on the way rewrites answers. There is
-    no second attempt: its IDs could be somebody else's.
+    That is more than a cache: something on the way rewrites answers, or the service repeats
+    itself. Somebody should look before more IDs are used.
     """
+
+    severity = logging.ERROR
 
 
 class ClientClosed(UniqueIDError):
@@ -223,10 +227,7 @@ class Client:
             try:
                 return self._ask(connections, method, mode, count, attempt)
             except CachedResponseError as error:
-                if isinstance(error, RepeatedRangeError):
-                    log.error("%s", error)
-                    raise
-                log.warning("%s", error)
+                log.log(error.severity, "%s", error)
                 failure = error
                 wait = random.uniform(0, _FIRST_BACKOFF)
                 # The other method may lead around it: most caches keep only one of the two.
