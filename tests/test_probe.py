@@ -226,6 +226,15 @@ def test_probe_that_could_not_look_does_not_say_that_all_is_well(
     assert "Every request got an answer of its own" not in out
 
 
+def test_probe_repeats_why_the_service_refuses(proxy: hostile.Proxy, run: Run) -> None:
+    """Where only some modes are answered, the operator is told to name one."""
+    body = json.dumps({"detail": "mode is 'uniqueid-probe': only file"}).encode()
+    proxy.always = hostile.Say(403, body=body)
+    status, out, err = run("probe", "--url", proxy.url, "--requests", "2")
+    assert (status, out) == (1, "")
+    assert "gave no answer: 12 x status 403: mode is 'uniqueid-probe': only file\n" in err
+
+
 def test_probe_counts_what_failed_on_the_way(proxy: hostile.Proxy, run: Run) -> None:
     """A few failures do not hide the rest."""
     proxy.plan.extend([hostile.PASS, hostile.Say(502), hostile.CLOSE])
