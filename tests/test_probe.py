@@ -70,8 +70,13 @@ def test_getid_prints_json(service: servers.Service, run: Run) -> None:
     [
         ("nowhere", "m", "1", "url is 'nowhere': give http://HOST"),
         ("http://127.0.0.1:1", "", "1", "mode is '': give a name of 1 to 255 characters"),
-        ("http://127.0.0.1:1", "m", "0", "count is 0: give a whole number of 1 or more"),
-        ("http://127.0.0.1:1", "m", "ten", "argument --range: invalid int value: 'ten'"),
+        ("http://127.0.0.1:1", "m", "0", "argument --range: '0': give a whole number from 1 to 92"),
+        (
+            "http://127.0.0.1:1",
+            "m",
+            "ten",
+            "argument --range: 'ten': give a whole number from 1 to 92",
+        ),
     ],
 )
 def test_bad_arguments_get_a_line(run: Run, url: str, mode: str, count: str, line: str) -> None:

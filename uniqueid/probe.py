@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from uniqueid.errors import UniqueIDError
+from uniqueid.errors import MAX_ID, UniqueIDError
 
 if TYPE_CHECKING:
     import requests
@@ -38,7 +38,11 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_url(command)
     command.add_argument("--mode", required=True, help="the name of the counter")
     command.add_argument(
-        "--range", type=int, required=True, metavar="N", help="how many IDs, 1 or more"
+        "--range",
+        type=_whole(1, MAX_ID),
+        required=True,
+        metavar="N",
+        help="how many IDs, 1 or more",
     )
     command.add_argument("--json", action="store_true", help="print a JSON object")
     command.set_defaults(run=_guarded(getid))
@@ -115,7 +119,7 @@ def _add_url(command: argparse.ArgumentParser) -> None:
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def read(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and len(text) < 9 and low <= int(text) <= high):
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
             raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {low} to {high}")
         return int(text)
 
