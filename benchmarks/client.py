@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-import servers  # type: ignore[import-not-found]
+import servers
 
 from uniqueid.client import Client
 
