@@ -358,6 +358,25 @@ class Service(Process):
         return answer["startIndex"], answer["endIndex"]
 
 
+class BuiltIn(Service):
+    """The service under its built-in server, from a CherryPy file when there is one."""
+
+    def __init__(self, database_url: str, *options: str, cherrypy: str = "", **settings: str):
+        super().__init__(database_url, *options, **settings)
+        self.cherrypy_file = self.directory / "server.conf"
+        if cherrypy:
+            self.cherrypy_file.write_text(cherrypy)
+
+    def command(self) -> list[str]:
+        files = ["--config", str(self.config)]
+        if self.cherrypy_file.exists():
+            files += ["--cpconfig", str(self.cherrypy_file)]
+        return [str(BIN / "pacifica-uniqueid"), *files, "-p", str(self.port), *self.options]
+
+    def launch(self) -> None:
+        Process.launch(self)
+
+
 @contextlib.contextmanager
 def running(server: Process) -> Iterator[Process]:
     """A server for the length of a block."""
