@@ -98,18 +98,33 @@ class _Application(Bottle):  # type: ignore[misc]
             # No exc_info: uWSGI turns an answer that has one into an empty 500.
             return start_response(status, [*kept, *NEVER_CACHED])
 
+        try:
+            self._normalise(environ)
+            result: Iterable[bytes] = super().wsgi(environ, start_uncached)
+            return result
+        except Exception as error:
+            response = error if isinstance(error, HTTPResponse) else _unexpected(error)
+            start_uncached(response.status_line, response.headerlist)
+            return [response.body.encode()]
+
+    @staticmethod
+    def _normalise(environ: dict[str, Any]) -> None:
+        """Refuse what is no request, and bring the path to the one form that has a route."""
         path = environ.get("PATH_INFO", "")
-        if path.startswith("//") or (path.endswith("/") and path != "/"):
+        if not environ.get("REQUEST_METHOD") or not path.startswith("/"):
+            raise problem(400, "about:blank", "Bad Request", "this is no HTTP request", {})
+        try:
+            path.encode("latin-1").decode("utf-8")
+        except UnicodeError:
+            # Bottle drops such bytes, and would answer for the path that is left.
+            raise problem(404, "about:blank", "Not Found", "the path is not UTF-8", {}) from None
+        if path != "/" and (path.startswith("//") or path.endswith("/")):
             # Consumers are configured with a URL that may end in a slash, and add their own.
             environ["PATH_INFO"] = "/" + path.strip("/")
-        result: Iterable[bytes] = super().wsgi(environ, start_uncached)
-        return result
 
     def default_error_handler(self, error: HTTPError) -> HTTPResponse:
         """What Bottle refuses: an unknown path, a method, a body it cannot read."""
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-        if error.exception is not None:
-            return _unexpected(error.exception)
         detail = {
             404: f"there is nothing at {request.path}",
             405: f"{request.method} is not allowed here",
@@ -137,7 +152,9 @@ def make_app(
     :param checks: what `/readyz` asks, by name.
     :param metrics: where requests are counted, and what `/metrics` shows.
     """
+    # What a handler raises comes to _Application.wsgi, not to Bottle's page in HTML.
     app = _Application()
+    app.catchall = False
     # A counter for each route and status is looked up once, not for each request.
     counted: dict[tuple[str, int], Any] = {}
 

@@ -176,11 +176,8 @@ def _create_counters(store: Store, found: Found) -> None:
         names = {str(row[0]) for row in rows}
         exact = names & {"utf8mb4_nopad_bin", "utf8mb4_0900_bin"} or names
         suffix = f" ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE {min(exact)}"
-    _execute(
-        store,
-        f"CREATE TABLE {quote('uniqueindex')} ({quote('id')} VARCHAR(255) NOT NULL PRIMARY KEY,"
-        f" {quote('index')} BIGINT NOT NULL){suffix}",
-    )
+    columns = f"{quote('id')} VARCHAR(255) NOT NULL PRIMARY KEY, {quote('index')} BIGINT NOT NULL"
+    _execute(store, f"CREATE TABLE IF NOT EXISTS {quote('uniqueindex')} ({columns}){suffix}")
 
 
 def _widen_counters(store: Store, found: Found) -> None:
@@ -200,9 +197,11 @@ def _record_version(store: Store, found: Found) -> None:
         f"CREATE TABLE IF NOT EXISTS {table} ({part} VARCHAR(255) NOT NULL PRIMARY KEY,"
         f" {value} INTEGER NOT NULL)",
     )
-    _execute(store, f"DELETE FROM {table} WHERE {part} IN ('major', 'minor')")
-    for name, number in zip(("major", "minor"), CURRENT, strict=True):
-        _execute(store, f"INSERT INTO {table} ({part}, {value}) VALUES ('{name}', {number})")
+    # The major part last: where DDL commits by itself, a half-recorded version reads as an old one.
+    for name, number in (("minor", CURRENT[1]), ("major", CURRENT[0])):
+        update = f"UPDATE {table} SET {value} = {number} WHERE {part} = '{name}'"
+        if store.database.execute(update, {}, {}).rowcount == 0:
+            _execute(store, f"INSERT INTO {table} ({part}, {value}) VALUES ('{name}', {number})")
 
 
 def _execute(store: Store, sql: str) -> None:

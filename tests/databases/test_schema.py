@@ -1,0 +1,111 @@
+"""Empty, old, current and newer schemas on each database."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from pony.orm import db_session
+
+from uniqueid import schema
+from uniqueid.errors import SchemaError
+
+from .conftest import Direct
+
+OLD = 'CREATE TABLE uniqueindex ("id" VARCHAR(255) NOT NULL PRIMARY KEY, "index" INTEGER NOT NULL)'
+
+
+def run(direct: Direct, *statements: str) -> None:
+    direct.store.open()
+    for statement in statements:
+        with db_session:
+            if direct.store.url.kind == "mysql":
+                statement = statement.replace('"', "`")
+            direct.store.database.execute(statement, {}, {})
+
+
+def rows(direct: Direct) -> set[tuple[str, int]]:
+    with db_session:
+        found = direct.store.database.execute("SELECT part, value FROM uniqueindexsystem", {}, {})
+        return {(str(part), int(value)) for part, value in found.fetchall()}
+
+
+def test_an_empty_database_is_brought_to_the_current_version(bare: Direct) -> None:
+    """Looking changes nothing, syncing can be repeated."""
+    for _ in range(2):
+        assert schema.pending(bare.store) == ["create the counters", "record version 1.0"]
+    with pytest.raises(SchemaError, match=r"no tables yet; run 'pacifica-uniqueid-cmd dbsync'"):
+        schema.require(bare.store)
+    assert schema.sync(bare.store) == ["create the counters", "record version 1.0"]
+    assert rows(bare) == {("major", 1), ("minor", 0)}
+    assert schema.pending(bare.store) == schema.sync(bare.store) == []
+    schema.check(bare.store, equal=True)
+    assert bare.first("file") == 1
+
+
+def test_a_database_of_0_2_1_keeps_its_values(bare: Direct) -> None:
+    """Version 0.0 has one table, with a column that may have 32 bits."""
+    run(bare, OLD, "INSERT INTO uniqueindex VALUES ('file', 2147483640)")
+    with pytest.raises(SchemaError, match=r"version 0\.0.*; run 'pacifica-uniqueid-cmd dbsync'"):
+        schema.require(bare.store)
+    schema.sync(bare.store)
+    assert rows(bare) == {("major", 1), ("minor", 0)}
+    assert bare.store.counters() == {"file": 2147483640}
+    assert bare.first("file", 100) == 2147483640
+    assert bare.first("file", 1) == 2147483740
+
+
+@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+def test_a_32_bit_column_under_version_1_0_is_widened_too(bare: Direct) -> None:
+    """The old dbsync wrote the new version and left the old column."""
+    run(
+        bare,
+        OLD,
+        "CREATE TABLE uniqueindexsystem (part VARCHAR(255) NOT NULL PRIMARY KEY,"
+        " value INTEGER NOT NULL)",
+        "INSERT INTO uniqueindexsystem VALUES ('major', 1), ('minor', 0)",
+    )
+    with pytest.raises(SchemaError, match="32-bit"):
+        schema.require(bare.store)
+    assert schema.sync(bare.store) == ["widen the counters to 64 bits"]
+    schema.check(bare.store, equal=True)
+
+
+def test_a_newer_minor_version_is_served_and_left_alone(bare: Direct) -> None:
+    """Only dbchk --equal minds."""
+    schema.sync(bare.store)
+    run(bare, "UPDATE uniqueindexsystem SET value = 7 WHERE part = 'minor'")
+    schema.require(bare.store)
+    assert schema.sync(bare.store) == []
+    assert rows(bare) == {("major", 1), ("minor", 7)}
+    with pytest.raises(SchemaError, match=r"version 1\.7; this release has version 1\.0"):
+        schema.check(bare.store, equal=True)
+
+
+def test_a_newer_major_version_is_refused_and_left_alone(bare: Direct) -> None:
+    """By the server, dbchk and dbsync alike."""
+    schema.sync(bare.store)
+    run(bare, "UPDATE uniqueindexsystem SET value = 2 WHERE part = 'major'")
+    for refuse in (schema.require, schema.check, schema.sync, schema.pending):
+        with pytest.raises(SchemaError, match=r"version 2\.0; .*install a newer release"):
+            refuse(bare.store)
+    assert rows(bare) == {("major", 2), ("minor", 0)}
+
+
+def test_several_processes_may_sync_at_once(bare: Direct) -> None:
+    """As the pods of one release do."""
+    barrier = threading.Barrier(4)
+
+    def sync(_number: int) -> None:
+        direct = Direct(bare.url)
+        barrier.wait(30)
+        try:
+            schema.sync(direct.store)
+        finally:
+            direct.store.disconnect()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(sync, range(4)))
+    schema.check(bare.store, equal=True)
+    assert bare.first("file") == 1

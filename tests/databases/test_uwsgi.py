@@ -1,0 +1,192 @@
+"""The shipped uwsgi.ini: one process, bad starts, signals, requests that are none."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sqlite3
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import servers
+from servers import Service, wait_until
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/db.sqlite3"
+
+
+@pytest.fixture
+def service(url: str) -> Iterator[Service]:
+    with servers.running(Service(url)) as service:
+        assert isinstance(service, Service)
+        yield service
+
+
+def failed_start(service: Service) -> str:
+    """Start what cannot serve; what it said when it had ended by itself."""
+    try:
+        service.launch()
+        assert service.wait() != 0
+        return service.log.read_text()
+    finally:
+        service.remove()
+
+
+@pytest.mark.parametrize("options", [("-p", "2"), ("--processes=4",), ("-p", "2", "--lazy-apps")])
+def test_more_than_one_process_is_refused(url: str, options: tuple[str, ...]) -> None:
+    """With a line that says what to set."""
+    service = Service(url, *options)
+    service.cmd("dbsync")
+    log = failed_start(service)
+    assert "set processes = 1 (-p 1)" in log
+    assert "Traceback" not in log
+
+
+def test_an_absent_schema_ends_the_start(url: str) -> None:
+    """Nobody starts at 1 again because of a mistyped path."""
+    log = failed_start(Service(url))
+    assert "run 'pacifica-uniqueid-cmd dbsync'" in log
+    assert "Traceback" not in log
+    assert not Path(url.removeprefix("sqlite:///")).exists()
+
+
+def test_an_old_schema_ends_the_start(url: str) -> None:
+    """The line names the version and the command."""
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as database:
+        database.execute(
+            'CREATE TABLE uniqueindex ("id" VARCHAR(255) PRIMARY KEY, "index" INTEGER NOT NULL)'
+        )
+    database.close()
+    log = failed_start(Service(url))
+    assert "version 0.0; run 'pacifica-uniqueid-cmd dbsync'" in log
+
+
+def test_a_bad_setting_ends_the_start(url: str) -> None:
+    """The line names option, value, file and what is allowed."""
+    service = Service(url, max_range="many")
+    log = failed_start(service)
+    assert f"[uniqueid] max_range = 'many' ({service.config}): must be a whole number" in log
+    assert "Traceback" not in log
+
+
+def hold_up(
+    service: Service, pool: ThreadPoolExecutor, number: int
+) -> tuple[sqlite3.Connection, list[Future[tuple[int, dict[str, int]]]]]:
+    """Lock the database and let so many requests wait for it."""
+    path = service.database_url.removeprefix("sqlite:///")
+    lock = sqlite3.connect(path, isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    futures = [pool.submit(service.get, "/getid?range=1&mode=file") for _ in range(number)]
+    # One batch is with the database, the others wait for the next.
+    wait_until(lambda: waiting(service) > 0, "requests waiting")
+    return lock, futures
+
+
+def waiting(service: Service) -> float:
+    with urllib.request.urlopen(service.url + "/metrics", timeout=30) as response:
+        lines = response.read().decode().splitlines()
+    return next(
+        float(line.split()[1]) for line in lines if line.startswith("uniqueid_queue_requests ")
+    )
+
+
+def test_sigterm_answers_what_was_accepted(service: Service) -> None:
+    """Every request that waits for the database gets its IDs, then the process ends with 0."""
+    with ThreadPoolExecutor(32) as pool:
+        lock, futures = hold_up(service, pool, 32)
+        service.signal(signal.SIGTERM)
+        wait_until(lambda: "Gracefully killing worker" in service.log.read_text(), "the shutdown")
+        lock.execute("ROLLBACK")
+        lock.close()
+        answers = [future.result(60) for future in futures]
+    assert [body for status, body in answers if status != 200] == []
+    assert sorted(body["startIndex"] for _, body in answers) == list(range(1, 33))
+    assert service.wait() == 0
+
+
+def test_sighup_answers_what_was_accepted_and_serves_on(service: Service) -> None:
+    """A reload loses no answer, and new connections wait for it in the kernel."""
+    with ThreadPoolExecutor(32) as pool:
+        lock, futures = hold_up(service, pool, 32)
+        service.signal(signal.SIGHUP)
+        wait_until(lambda: "Gracefully killing worker" in service.log.read_text(), "the reload")
+        late = pool.submit(service.get, "/getid?range=1&mode=file")
+        lock.execute("ROLLBACK")
+        lock.close()
+        answers = [future.result(60) for future in [*futures, late]]
+    assert [body for status, body in answers if status != 200] == []
+    assert sorted(body["startIndex"] for _, body in answers) == list(range(1, 34))
+    assert service.process is not None
+    assert service.process.poll() is None
+
+
+def raw(service: Service, request: bytes) -> bytes:
+    """Bytes to the socket, and what comes back until it is closed."""
+    answer = b""
+    with socket.create_connection(("127.0.0.1", service.port), 30) as connection:
+        try:
+            connection.sendall(request)
+            while part := connection.recv(65536):
+                answer += part
+        except ConnectionError:
+            # uWSGI closes with bytes unread where the request is longer than its buffer.
+            pass
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET /getid?range=1&mode=" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"414"),
+        (b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+        (b"GET /getid?range=1&mode=\xff HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+        (b"\x00\x01\r\n\r\n", b"400"),
+        (b"HEAD /getid?range=1&mode=file HTTP/1.1\r\nHost: x\r\n\r\n", b"405"),
+        (b"POST /getid HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n", b"413"),
+    ],
+)
+def test_what_is_refused_is_a_problem_document_from_uwsgi_too(
+    service: Service, request_: bytes, status: bytes
+) -> None:
+    """Not an empty 500, nor a connection that hangs; and nothing is allocated."""
+    answer = raw(service, request_)
+    assert answer.split(b" ", 2)[1] == status
+    assert b"application/problem+json" in answer
+    assert b"Cache-Control: no-store" in answer
+    assert service.cmd("dbchk", "--equal") == ""
+    assert service.allocate("file", 1) == (1, 1)
+
+
+def test_beyond_the_buffer_the_connection_is_closed_and_the_service_goes_on(
+    service: Service,
+) -> None:
+    """64 KiB of headers is as much as uWSGI can take."""
+    assert raw(service, b"GET /?" + b"a" * 70000 + b" HTTP/1.1\r\nHost: x\r\n\r\n") == b""
+    assert service.allocate("file", 1) == (1, 1)
+
+
+def test_the_longest_mode_fits(service: Service) -> None:
+    """255 characters of four bytes, percent-encoded."""
+    assert service.allocate("😀" * 255, 3) == (1, 3)
+    assert service.allocate("😀" * 255, 3) == (4, 6)
+
+
+def test_a_service_that_is_told_to_serve_few_modes_serves_them_alone(url: str) -> None:
+    """allowed_modes and max_range from the file reach the requests."""
+    service = Service(url, allowed_modes="file, upload_job", max_range="100")
+    with servers.running(service):
+        assert service.allocate("upload_job", 100) == (1, 100)
+        for query in ("range=1&mode=other", "range=101&mode=file"):
+            assert service.get(f"/getid?{query}")[0] == 400
+
+
+def test_the_answers_close_their_connections_and_say_so(service: Service) -> None:
+    """A connection that stays open would hold one of the threads."""
+    answer = raw(service, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\nConnection: close\r\n" in answer

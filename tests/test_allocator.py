@@ -1,0 +1,348 @@
+"""Group commit, deadlines, the guard; the transactions are held up by a gate and counted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+from fakes import FakeStore
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from servers import wait_until
+
+from uniqueid.allocator import Allocator
+from uniqueid.errors import (
+    MAX_ID,
+    Closing,
+    CounterExhausted,
+    CounterRegressed,
+    DatabaseUnavailable,
+    ModeBusy,
+    Overloaded,
+    TooManyModes,
+)
+
+
+class Crowd:
+    """Callers in threads of their own, who arrive one after the other."""
+
+    def __init__(self, allocator: Allocator, pool: ThreadPoolExecutor) -> None:
+        self.allocator = allocator
+        self.pool = pool
+
+    def ask(self, mode: str, count: int) -> Future[int]:
+        """Let one more caller wait; it stands in the queue when this returns."""
+        before = self.allocator.waiting
+        future = self.pool.submit(self.allocator.allocate, mode, count)
+        wait_until(lambda: self.allocator.waiting > before or future.done(), "a caller waiting")
+        return future
+
+
+@pytest.fixture
+def store() -> FakeStore:
+    return FakeStore()
+
+
+@pytest.fixture
+def allocator(store: FakeStore) -> Iterator[Allocator]:
+    allocator = Allocator(store, request_timeout=30)
+    yield allocator
+    store.gate.set()
+    store.ping_error = None
+    assert allocator.close(30)
+
+
+@pytest.fixture
+def crowd(allocator: Allocator) -> Iterator[Crowd]:
+    with ThreadPoolExecutor(64) as pool:
+        yield Crowd(allocator, pool)
+
+
+def hold_up(store: FakeStore, crowd: Crowd) -> Future[int]:
+    """Close the gate with one request behind it; the next ones have to wait."""
+    store.gate.clear()
+    future = crowd.pool.submit(crowd.allocator.allocate, "first", 1)
+    assert store.arrived.acquire(timeout=30)
+    return future
+
+
+def test_ranges_of_a_mode_follow_each_other_from_1(allocator: Allocator) -> None:
+    """The first allocation of a mode starts at 1, the next continues without a gap."""
+    assert [allocator.allocate("file", count) for count in (10, 1, 5)] == [1, 11, 12]
+    assert allocator.allocate("upload_job", 1) == 1
+
+
+def test_requests_that_wait_share_one_transaction(store: FakeStore, crowd: Crowd) -> None:
+    """What arrives during a commit is added up per mode for the next one."""
+    first = hold_up(store, crowd)
+    others = [crowd.ask(mode, count) for mode, count in [("a", 3), ("b", 5), ("a", 4)] * 10]
+    store.gate.set()
+    assert first.result(30) == 1
+    assert [future.result(30) for future in others[:3]] == [1, 1, 4]
+    assert [future.result(30) for future in others[-3:]] == [64, 46, 67]
+    assert store.transactions == [{"first": 1}, {"a": 70, "b": 50}]
+
+
+def test_a_lone_request_does_not_wait_for_company(allocator: Allocator, store: FakeStore) -> None:
+    """One request, one transaction."""
+    for _ in range(3):
+        allocator.allocate("file", 1)
+    assert store.transactions == [{"file": 1}] * 3
+
+
+def test_nobody_is_answered_before_the_commit(store: FakeStore, crowd: Crowd) -> None:
+    """While the transaction is held up there is no answer."""
+    first = hold_up(store, crowd)
+    second = crowd.ask("a", 1)
+    assert not first.done()
+    assert not second.done()
+    store.gate.set()
+    assert second.result(30) == 1
+
+
+def test_a_batch_is_bounded(store: FakeStore) -> None:
+    """More requests than batch_size are several transactions."""
+    allocator = Allocator(store, batch_size=4)
+    with ThreadPoolExecutor(64) as pool:
+        crowd = Crowd(allocator, pool)
+        hold_up(store, crowd)
+        futures = [crowd.ask("a", 1) for _ in range(10)]
+        store.gate.set()
+        assert sorted(future.result(30) for future in futures) == list(range(1, 11))
+    assert [sum(totals.values()) for totals in store.transactions] == [1, 4, 4, 2]
+    assert allocator.close(30)
+
+
+def test_a_full_queue_refuses_at_once(store: FakeStore) -> None:
+    """One more than queue_size is an Overloaded; those in the queue are served."""
+    allocator = Allocator(store, queue_size=2)
+    with ThreadPoolExecutor(8) as pool:
+        crowd = Crowd(allocator, pool)
+        hold_up(store, crowd)
+        futures = [crowd.ask("a", 1), crowd.ask("a", 1)]
+        with pytest.raises(Overloaded, match="2 requests"):
+            allocator.allocate("a", 1)
+        store.gate.set()
+        assert sorted(future.result(30) for future in futures) == [1, 2]
+    assert allocator.close(30)
+
+
+def test_only_what_does_not_fit_fails_when_a_counter_ends(store: FakeStore, crowd: Crowd) -> None:
+    """The others of the batch get their IDs, up to the very last one."""
+    store.values["a"] = MAX_ID - 9
+    hold_up(store, crowd)
+    asked = [crowd.ask("a", count) for count in (4, 7, 6, 1)] + [crowd.ask("b", 2)]
+    store.gate.set()
+    assert asked[0].result(30) == MAX_ID - 9
+    with pytest.raises(CounterExhausted, match="mode 'a' has 6 IDs left"):
+        asked[1].result(30)
+    assert asked[2].result(30) == MAX_ID - 5
+    with pytest.raises(CounterExhausted, match="has 0 IDs left"):
+        asked[3].result(30)
+    assert asked[4].result(30) == 1
+    assert store.values["a"] == MAX_ID + 1
+
+
+def test_a_mode_that_is_refused_fails_alone(store: FakeStore, crowd: Crowd) -> None:
+    """The rest of its batch goes through."""
+    store.outcomes["new"] = TooManyModes("new", 1)
+    hold_up(store, crowd)
+    refused, served = crowd.ask("new", 1), crowd.ask("file", 1)
+    store.gate.set()
+    with pytest.raises(TooManyModes):
+        refused.result(30)
+    assert served.result(30) == 1
+
+
+def test_a_locked_mode_waits_without_the_others(store: FakeStore, crowd: Crowd) -> None:
+    """It is tried again by itself and gets its IDs when the lock is gone."""
+    store.outcomes["locked"] = ModeBusy("locked")
+    locked = crowd.ask("locked", 5)
+    assert crowd.ask("file", 1).result(30) == 1
+    wait_until(lambda: len(store.transactions) >= 3, "another try")
+    assert not locked.done()
+    del store.outcomes["locked"]
+    assert locked.result(30) == 1
+
+
+def test_a_locked_mode_is_given_up_at_the_deadline(store: FakeStore) -> None:
+    """Somebody who locks a counter for ever does not hold a caller for ever."""
+    store.outcomes["locked"] = ModeBusy("locked")
+    allocator = Allocator(store, request_timeout=0.5)
+    with pytest.raises(DatabaseUnavailable):
+        allocator.allocate("locked", 1)
+    assert allocator.close(30)
+
+
+def test_an_unexpected_error_fails_its_batch_and_not_the_committer(
+    allocator: Allocator, store: FakeStore
+) -> None:
+    """The next request is served."""
+    store.errors = [ZeroDivisionError()]
+    with pytest.raises(ZeroDivisionError):
+        allocator.allocate("file", 1)
+    assert allocator.allocate("file", 1) == 1
+
+
+def test_a_database_that_is_down_refuses_all_who_wait_and_those_who_come(
+    allocator: Allocator, store: FakeStore, crowd: Crowd
+) -> None:
+    """Each learns of it at once and not at its own deadline; then it answers by itself again."""
+    store.ping_error = DatabaseUnavailable("still gone")
+    hold_up(store, crowd)
+    waiting = [crowd.ask("a", 1) for _ in range(20)]
+    store.errors = [DatabaseUnavailable("gone")]
+    store.gate.set()
+    for future in waiting:
+        with pytest.raises(DatabaseUnavailable, match="gone"):
+            future.result(30)
+    assert store.pings.acquire(timeout=30)
+    with pytest.raises(DatabaseUnavailable):
+        allocator.allocate("a", 1)
+    assert allocator.down is not None
+    assert store.transactions == []
+    store.ping_error = None
+    wait_until(lambda: allocator.down is None, "the database being found again")
+    assert allocator.allocate("a", 1) == 1
+
+
+def test_a_database_that_hangs_is_found_out_once(store: FakeStore) -> None:
+    """After the first time-out nobody else waits for the whole of his, until it answers."""
+    allocator = Allocator(store, request_timeout=0.5)
+    with ThreadPoolExecutor(8) as pool:
+        crowd = Crowd(allocator, pool)
+        first = hold_up(store, crowd)
+        with pytest.raises(DatabaseUnavailable, match=r"within 0\.5 seconds"):
+            first.result(30)
+        wait_until(lambda: allocator.down is not None, "the hang being noticed")
+        assert len(store.interrupted) == 1
+        with pytest.raises(DatabaseUnavailable):
+            allocator.allocate("a", 1)
+        store.gate.set()
+        wait_until(lambda: allocator.down is None, "the database answering")
+    assert allocator.allocate("a", 1) == 1
+    assert allocator.close(30)
+
+
+def test_a_request_that_gave_up_in_the_queue_takes_no_ids(store: FakeStore) -> None:
+    """What nobody waits for is not allocated."""
+    allocator = Allocator(store, request_timeout=0.5)
+    with ThreadPoolExecutor(8) as pool:
+        crowd = Crowd(allocator, pool)
+        futures = [hold_up(store, crowd), crowd.ask("late", 1)]
+        for future in futures:
+            assert isinstance(future.exception(30), DatabaseUnavailable)
+        store.gate.set()
+        wait_until(lambda: allocator.down is None, "the database answering")
+    assert allocator.allocate("late", 1) == 1
+    assert allocator.close(30)
+
+
+def test_closing_answers_what_is_queued_and_refuses_what_comes(
+    allocator: Allocator, store: FakeStore, crowd: Crowd
+) -> None:
+    """A clean stop loses no answer."""
+    hold_up(store, crowd)
+    waiting = [crowd.ask("a", 1) for _ in range(20)]
+    closed = crowd.pool.submit(allocator.close, 30)
+    wait_until(allocator._closing.is_set, "the close")
+    with pytest.raises(Closing):
+        allocator.allocate("a", 1)
+    store.gate.set()
+    assert sorted(future.result(30) for future in waiting) == list(range(1, 21))
+    assert closed.result(30)
+    assert store.disconnected.is_set()
+
+
+def test_a_counter_that_went_back_is_raised_above_what_was_handed_out(
+    allocator: Allocator, store: FakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And so are the others that nobody has asked for yet; the log says it."""
+    allocator.allocate("file", 100)
+    allocator.allocate("other", 50)
+    store.values = {"file": 41}
+    assert allocator.allocate("file", 5) == 101
+    wait_until(lambda: store.values.get("other") == 51, "the other counter being raised")
+    assert store.values["file"] == 106
+    lines = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert any("'file'" in line and "41" in line and "100" in line for line in lines)
+    assert any("'other'" in line for line in lines)
+
+
+def test_a_new_connection_has_every_counter_compared(
+    allocator: Allocator, store: FakeStore
+) -> None:
+    """It may lead to a replica that lagged."""
+    allocator.allocate("file", 100)
+    store.values["file"] = 7
+    store.connections += 1
+    allocator.allocate("other", 1)
+    wait_until(lambda: store.values["file"] == 101, "the counter being raised")
+
+
+def test_stop_refuses_everything_until_the_counter_was_advanced(store: FakeStore) -> None:
+    """on_regression = stop leaves the decision to an operator, and goes on by itself after it."""
+    allocator = Allocator(store, request_timeout=30, repair=False)
+    allocator.allocate("file", 100)
+    store.values["file"] = 41
+    for mode in ("file", "other"):
+        with pytest.raises(CounterRegressed, match=r"'file'.* 41,.* 100 .*advance it to 101"):
+            allocator.allocate(mode, 1)
+    assert set(allocator.regressed) == {"file"}
+    assert store.values == {"file": 41}
+    store.values["file"] = 101
+    wait_until(lambda: not allocator.regressed, "the counter being found mended")
+    assert allocator.allocate("file", 1) == 101
+    assert allocator.close(30)
+
+
+def test_the_same_error_object_gathers_no_tracebacks(store: FakeStore) -> None:
+    """Minutes of refusals do not fill the memory."""
+    store.ping_error = DatabaseUnavailable("gone")
+    store.errors = [DatabaseUnavailable("gone")]
+    allocator = Allocator(store, request_timeout=30)
+
+    def depth() -> int:
+        with pytest.raises(DatabaseUnavailable) as caught:
+            allocator.allocate("file", 1)
+        return len(caught.traceback)
+
+    depths = {depth() for _ in range(10)}
+    assert max(depths) < 5
+    store.ping_error = None
+    assert allocator.close(30)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 10**9)), min_size=1, max_size=40),
+    st.integers(1, 8),
+    st.integers(1, 20),
+)
+def test_ranges_are_disjoint_contiguous_and_all_there(
+    requests: list[tuple[str, int]], threads: int, batch_size: int
+) -> None:
+    """Whoever asks for what at the same time, the ranges of a mode tile it without overlap."""
+    store = FakeStore()
+    allocator = Allocator(store, batch_size=batch_size)
+    barrier = threading.Barrier(threads)
+
+    def client(number: int) -> list[tuple[str, int, int]]:
+        barrier.wait(30)
+        return [
+            (mode, allocator.allocate(mode, count), count)
+            for mode, count in requests[number::threads]
+        ]
+
+    with ThreadPoolExecutor(threads) as pool:
+        ranges = [item for found in pool.map(client, range(threads)) for item in found]
+    assert len(ranges) == len(requests)
+    for mode in "abc":
+        expected = 1
+        for _, first, count in sorted(item for item in ranges if item[0] == mode):
+            assert first == expected
+            expected += count
+        assert store.values.get(mode, 1) == expected
+    assert allocator.close(30)
