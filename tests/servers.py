@@ -50,6 +50,21 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def connections(server: Process, process: int | None = None) -> int:
+    """How many connections of clients a server, or a process of it, has accepted and not closed."""
+    assert server.process is not None
+    place = Path(f"/proc/{process or server.process.pid}")
+    rows = [row.split() for row in (place / "net/tcp").read_text().splitlines()[1:]]
+    here = f"0100007F:{server.port:04X}"
+    # Columns of proc(5): local address, state (01 is established), inode.
+    inodes = {row[9] for row in rows if row[1] == here and row[3] == "01"}
+    held = set()
+    for descriptor in (place / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            held.add(os.readlink(descriptor))
+    return sum(f"socket:[{inode}]" in held for inode in inodes)
+
+
 class Process:
     """A server that a test starts, can hurt, and ends by its process id."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -196,7 +195,7 @@ def test_a_signal_ends_it_after_the_accepted_requests_are_answered(
         lock.execute("BEGIN IMMEDIATE")
         answers = [pool.submit(server.allocate, "file", 10) for _number in range(8)]
 
-        servers.wait_until(lambda: connections(server) >= 8, "8 requests in the server")
+        servers.wait_until(lambda: servers.connections(server) >= 8, "8 requests in the server")
         server.signal(number)
         wait_for(server.log, "Bus STOPPING")
         lock.execute("ROLLBACK")
@@ -216,21 +215,6 @@ def test_a_signal_during_the_start_is_no_crash(tmp_path: Path) -> None:
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
         assert "Bus EXITED" in server.log.read_text()
-
-
-def connections(server: servers.Process) -> int:
-    """How many connections of clients the server has accepted and not closed."""
-    assert server.process is not None
-    place = Path(f"/proc/{server.process.pid}")
-    rows = [row.split() for row in (place / "net/tcp").read_text().splitlines()[1:]]
-    here = f"0100007F:{server.port:04X}"
-    # Columns of proc(5): local address, state (01 is established), inode.
-    inodes = {row[9] for row in rows if row[1] == here and row[3] == "01"}
-    held = set()
-    for descriptor in (place / "fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            held.add(os.readlink(descriptor))
-    return sum(f"socket:[{inode}]" in held for inode in inodes)
 
 
 # -- what is refused ------------------------------------------------------------------------------
