@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -43,7 +44,9 @@ def environment(name: str, *requirements: str) -> Path:
             shutil.rmtree(directory, ignore_errors=True)
             subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True)
             pip = [str(directory / "bin/python"), "-m", "pip", "-q", "--disable-pip-version-check"]
-            subprocess.run([*pip, "install", *requirements], check=True)
+            # The real home directory: pip's settings and what it has built before are there.
+            home = {**os.environ, "HOME": pwd.getpwuid(os.getuid()).pw_dir}
+            subprocess.run([*pip, "install", *requirements], check=True, env=home)
             mark.write_text(wanted)
     return directory / "bin"
 
@@ -53,6 +56,12 @@ def _identity(requirement: str) -> str:
     if not os.path.exists(requirement):
         return requirement
     return requirement + hashlib.sha256(Path(requirement).read_bytes()).hexdigest()
+
+
+def plain() -> Path:
+    """The programs of this package, after pip has installed its wheel and nothing else."""
+    (wheel,) = (Path(sys.prefix) / "dist").glob("*.whl")
+    return environment("plain", str(wheel))
 
 
 def old(version: str) -> Path:
