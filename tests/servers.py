@@ -19,6 +19,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 HERE = Path(__file__).resolve().parent
@@ -356,7 +357,9 @@ class Service(Process):
             text=True,
         ).stdout
 
-    def get(self, path: str, data: bytes | None = None, timeout: float = 30) -> tuple[int, dict]:
+    def get(
+        self, path: str, data: bytes | None = None, timeout: float = 30
+    ) -> tuple[int, dict[str, Any]]:
         """GET, or POST when there is a body; status and JSON."""
         request = urllib.request.Request(self.url + path, data)
         try:

@@ -1,0 +1,35 @@
+"""The service without group commit: each request is a transaction of its own.
+
+The same store, retries, HTTP and uWSGI settings; only the allocator differs.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from uniqueid import config, schema, service
+from uniqueid.app import make_app
+from uniqueid.validation import Limits
+
+
+class OneTransaction:
+    """An allocator whose callers each go to the database by themselves."""
+
+    def __init__(self) -> None:
+        configuration = config.load()
+        self.timeout = configuration.settings.request_timeout
+        self.store = service.make_store(configuration)
+        schema.require(self.store)
+        self.store.disconnect()
+
+    def allocate(self, mode: str, count: int) -> int:
+        """The first of `count` IDs."""
+        deadline = time.monotonic() + self.timeout
+        outcome: Any = self.store.advance({mode: count}, {}, deadline=deadline)[mode]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return int(outcome.first)
+
+
+application = make_app(OneTransaction(), Limits())
