@@ -10,7 +10,6 @@ import logging
 import os
 import socket
 import ssl
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -91,7 +90,7 @@ def run(
     # A reply can take as long as its deadline; CherryPy's own 5 seconds would cut it off.
     cherrypy.server.shutdown_timeout = configuration.settings.request_timeout + 5
     configure(cp_file, address, port)
-    _share_log(configuration.settings.log_level)
+    _share_log()
     for key in cp_file.ignored if cp_file else ():
         logging.getLogger("uniqueid").warning(
             "%s (%s) is ignored: it is for applications made of CherryPy's handlers",
@@ -247,7 +246,9 @@ def check_servers() -> None:
                               reason) from None  # fmt: skip
         except (TypeError, ValueError) as error:
             raise ConfigError("server", None, "CherryPy", " ".join(str(error).split())) from None
-        _check_address(server.bind_addr)
+        # A socket that systemd hands over is in use already, by systemd.
+        if not os.environ.get("LISTEN_PID"):
+            _check_address(server.bind_addr)
 
 
 def _check_address(address: tuple[str, int] | str) -> None:
@@ -294,14 +295,13 @@ class _IntoCherryPyLog(logging.Handler):
         cherrypy.log.error(self.format(record), "UNIQUEID", severity=record.levelno)
 
 
-def _share_log(level: str) -> None:
+def _share_log() -> None:
     ours = logging.getLogger("uniqueid")
     ours.addHandler(_IntoCherryPyLog())
     ours.propagate = False
     # Or the root's handler would write each line a second time.
     logging.getLogger("cherrypy").propagate = False
     cherrypy.log.error_log.setLevel(logging.DEBUG)
-    logging.basicConfig(stream=sys.stderr, level=level.upper())
 
 
 def with_whole_path(app: WSGIApplication) -> WSGIApplication:

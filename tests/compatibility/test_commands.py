@@ -8,19 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import network
 import pytest
 import servers
 
 from compatibility import upstream
 
-# Runs in a network of its own, where port 8051 is free: starts a command, has several clients
-# allocate, ends it. Prints what the clients got.
+# Starts a command, has several clients allocate, ends it. Prints what the clients got.
 DRIVER = """
 import json, signal, subprocess, sys, time, urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 command, ending, timeout = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 def get(path):
     with urllib.request.urlopen("http://localhost:8051" + path, timeout=timeout) as response:
@@ -76,15 +75,15 @@ def run(command: str) -> subprocess.CompletedProcess[str]:
 
 def serve(command: str, ending: int) -> tuple[dict[str, object], str]:
     """What the driver has seen of a server, and the server's own words."""
-    user = [] if os.getuid() == 0 else ["--map-root-user"]
-    done = subprocess.run(
-        ["unshare", *user, "--net", sys.executable, "-c", DRIVER, command]
-        + [str(ending), str(servers.START_TIMEOUT)],
-        capture_output=True,
-        text=True,
-        timeout=4 * servers.START_TIMEOUT,
-        check=False,
-    )
+    with network.Network() as net:
+        done = subprocess.run(
+            [*net.prefix, sys.executable, "-c", DRIVER, command]
+            + [str(ending), str(servers.START_TIMEOUT)],
+            capture_output=True,
+            text=True,
+            timeout=4 * servers.START_TIMEOUT,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout), done.stderr
 

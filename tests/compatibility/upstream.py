@@ -44,11 +44,14 @@ def environment(name: str, *requirements: str) -> Path:
             shutil.rmtree(directory, ignore_errors=True)
             subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True)
             pip = [str(directory / "bin/python"), "-m", "pip", "-q", "--disable-pip-version-check"]
-            # The real home directory: pip's settings and what it has built before are there.
-            home = {**os.environ, "HOME": pwd.getpwuid(os.getuid()).pw_dir}
-            subprocess.run([*pip, "install", *requirements], check=True, env=home)
+            subprocess.run([*pip, "install", *requirements], check=True, env=for_pip())
             mark.write_text(wanted)
     return directory / "bin"
+
+
+def for_pip() -> dict[str, str]:
+    """The environment with the real home directory: pip's settings are there, and what it built."""
+    return {**os.environ, "HOME": pwd.getpwuid(os.getuid()).pw_dir}
 
 
 def _identity(requirement: str) -> str:
