@@ -162,9 +162,11 @@ def test_all_does_not_go_with_to() -> None:
 
 
 def test_a_database_in_use_is_waited_for_and_then_told() -> None:
-    """Another program holds SQLite's lock for longer than the time-out."""
+    """Another program holds SQLite's lock for longer than the time-out; reading needs no lock."""
     with closing(sqlite3.connect("db.sqlite3", isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
+        assert cmd("dbchk").returncode == 0
+        assert shown() == {"file": 101, "upload_job": 7}
         result = subprocess.run(
             [str(BIN / "pacifica-uniqueid-cmd"), "advance", "--mode", "file", "--to", "500"],
             capture_output=True,

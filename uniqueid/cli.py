@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -144,6 +145,9 @@ def _open_store(arguments: argparse.Namespace) -> tuple[Store, float]:
     """The store, with a schema that fits, and the deadline of what is done with it."""
     configuration = _load(arguments)
     settings = configuration.settings
+    if settings.log_level == "info":
+        # That the database was reached is no news to who reads its counters.
+        logging.getLogger("uniqueid").setLevel(logging.WARNING)
     store = service.make_store(configuration)
     store.connect(settings.connect_attempts, settings.connect_wait)
     schema.require(store)

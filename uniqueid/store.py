@@ -230,10 +230,11 @@ class Store:
         raise AssertionError("unreachable")
 
     def _select_counters(self) -> dict[str, int]:
-        return dict(self.database.execute(self._all, {}, {}).fetchall())
+        # Not execute(), which takes SQLite's lock for writing.
+        return dict(self.database.select(self._all, {}, {}))
 
     def _ping(self) -> None:
-        self.database.execute("SELECT 1", {}, {}).fetchone()
+        self.database.select("SELECT 1", {}, {})
 
     # -- advancing ----------------------------------------------------------------------------
 
@@ -318,8 +319,8 @@ class Store:
         if all(mode in floors for mode in totals):
             return 0
         with db_session:
-            row = self.database.execute(self._count, {}, {}).fetchone()
-        return self.max_modes - int(row[0])
+            (counters,) = self.database.select(self._count, {}, {})
+        return self.max_modes - int(counters)
 
     def _advance_all(
         self,

@@ -78,8 +78,8 @@ def test_nothing_leaks_over_database_restarts(
         first, _last = service.allocate("m", 1)
         assert first > RESTARTS[network]
         NOTES.append(
-            f"{RESTARTS[network]} restarts of {network}: {before[0]} threads, {len(before[1])} descriptors"
-            " and 1 session before and after"
+            f"{RESTARTS[network]} restarts of {network}: {before[0]} threads, {len(before[1])}"
+            " descriptors and 1 session before and after"
         )
 
 
