@@ -93,7 +93,7 @@ def test_counters_move_to_another_database_as_documented(
     Path("new.cfg").write_text(f"[database]\nurl = {new_url('sqlite')}\n")
     text = (CHECKOUT / "docs" / "operating.md").read_text(encoding="utf-8")
     section = text[text.index("## Moving to another database") :]
-    block = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
+    block = re.search(r"```console\n(.*?)```", section, re.DOTALL)
     assert block is not None
     subprocess.run(
         ["sh", "-eu", "-c", block[1]],
