@@ -180,6 +180,36 @@ def test_a_second_server_of_the_file_serves_too(tmp_path: Path) -> None:
         assert server.allocate("file", 1) == (2, 2)
 
 
+def test_autoreload_starts_it_again_where_the_file_asks_for_it(tmp_path: Path) -> None:
+    """A changed file restarts the process in order; the counters go on."""
+    watched = tmp_path / "watched"
+    watched.write_text("1")
+    server = built_in(
+        tmp_path,
+        cherrypy="[global]\nengine.autoreload.on: True\nengine.autoreload.frequency: 0.1\n"
+        f"engine.autoreload.files: {{{str(watched)!r}}}\n",
+    )
+    with servers.running(server):
+        assert server.allocate("file", 5) == (1, 5)
+        wait_for(server.log, "Bus STARTED")
+        later = watched.stat().st_mtime + 10
+
+        def noticed() -> bool:
+            # Only a change after its first look at the file counts.
+            nonlocal later
+            later += 1
+            os.utime(watched, (later, later))
+            return "Restarting because" in server.log.read_text()
+
+        servers.wait_until(noticed, "a restart")
+        wait_for(server.log, "Re-spawning")
+        servers.wait_until(server.ready, "the service")
+        assert server.allocate("file", 1) == (6, 6)
+        server.stop()
+        assert server.wait() == 0
+        assert "Traceback" not in server.log.read_text()
+
+
 # -- the end --------------------------------------------------------------------------------------
 
 

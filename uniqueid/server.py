@@ -109,11 +109,12 @@ def run(
     early: list[bool] = []
 
     def end() -> None:
-        # While it starts, the engine answers a signal by ending the process, with what it has
-        # accepted already.
-        if engine.state == engine.states.STARTING:
+        # Not again, should it come in the middle of a restart.
+        engine.execv = False
+        if engine.state in (engine.states.STOPPED, engine.states.STARTING):
+            # The engine would end the process at once, with what it has accepted already.
             early.append(True)
-        else:
+        elif engine.state == engine.states.STARTED:
             engine.exit()
 
     engine.signal_handler.handlers.update(SIGTERM=end, SIGINT=end)
