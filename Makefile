@@ -50,7 +50,12 @@ $(VENV)/wheel: $(VENV)/bin/python $(SOURCES)
 	@$(BIN)/pip -q --disable-pip-version-check install --force-reinstall --no-deps $(VENV)/dist/*.whl
 	@touch $@
 
-$(VENV)/run: $(VENV)/wheel
+# uWSGI embeds the Python it was compiled for; a wheel of it in pip's cache may be another's.
+$(VENV)/uwsgi: $(VENV)/bin/python
+	@$(BIN)/pip -q --disable-pip-version-check install --no-cache-dir uwsgi
+	@touch $@
+
+$(VENV)/run: $(VENV)/wheel $(VENV)/uwsgi
 	@$(BIN)/pip -q --disable-pip-version-check install "$$(echo $(VENV)/dist/*.whl)[postgresql]"
 	@touch $@
 

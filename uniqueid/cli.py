@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from uniqueid import __version__, config, schema, service
+from uniqueid import __version__, config, probe, schema, service
 from uniqueid.errors import ConfigError, UniqueIDError
 
 _UNUSABLE = 2
@@ -64,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         "config", help="print every setting that counts and where it came from"
     )
     command.set_defaults(run=_config)
+
+    probe.add_commands(commands)
     return parser
 
 
