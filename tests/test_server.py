@@ -22,6 +22,10 @@ HEADERS = """
 request.dispatch: cherrypy.dispatch.MethodDispatcher()
 tools.response_headers.on: True
 tools.response_headers.headers: [('Content-Type', 'application/json'), ('X-Site', 'north')]
+
+[/getid]
+tools.response_headers.on: True
+tools.response_headers.headers: [('X-Site', 'south'), ('Cache-Control', 'public')]
 """
 ON = "tools.response_headers.on: True"
 
@@ -82,7 +86,7 @@ def test_it_says_what_it_does_and_serves_every_route(tmp_path: Path) -> None:
         server.stop()
         assert server.wait() == 0
         log = server.log.read_text()
-    for line in ("Bus STARTING", f"Serving on http://localhost:{server.port}", "Bus STARTED"):
+    for line in ("Bus STARTING", f"Serving on http://127.0.0.1:{server.port}", "Bus STARTED"):
         assert re.search(rf"^\[\d\d/\w+/\d{{4}}:\d\d:\d\d:\d\d\] ENGINE {line}$", log, re.MULTILINE)
     assert "ENGINE Bus EXITED" in log
     assert "Traceback" not in log
@@ -122,6 +126,10 @@ def test_dash_c_takes_either_file(tmp_path: Path) -> None:
             assert response.headers["X-Site"] == "north"
             # The service knows better what its answers are.
             assert response.headers["Content-Type"].startswith("text/plain")
+        with urllib.request.urlopen(f"{server.url}/getid?range=1&mode=file") as response:
+            assert response.headers["X-Site"] == "south"
+            assert "no-store" in response.headers["Cache-Control"]
+            assert "public" not in response.headers["Cache-Control"]
 
 
 def test_the_variable_names_the_cherrypy_file(tmp_path: Path) -> None:
@@ -299,6 +307,7 @@ def test_a_file_given_to_the_wrong_option_is_refused() -> None:
         ("log.screen True", "errors"),
         ("log.screen: True\nlog.screen: False", "already exists"),
         (f"{ON}\ntools.response_headers.headers: [1]", "'Name', 'value'"),
+        (f"{ON}\ntools.response_headers.headers: [('X A', 'a')]", "'Name', 'value'"),
         (f"{ON}\ntools.response_headers.headers: [('ETag', 'x')]", "a cache could repeat"),
         (f"{ON}\ntools.response_headers.headers: [('X-A', 'a\\r\\nX-B: b')]", "line breaks"),
     ],
