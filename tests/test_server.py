@@ -185,6 +185,7 @@ def test_a_second_server_of_the_file_serves_too(tmp_path: Path) -> None:
     with servers.running(server):
         assert server.allocate("file", 1) == (1, 1)
         server.port = port
+        servers.wait_until(server.ready, "the second server")
         assert server.allocate("file", 1) == (2, 2)
 
 
@@ -337,6 +338,20 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
         line = refused("-p", port)
         assert port in line
         assert "in use" in line
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_name_with_an_address_that_is_not_here_is_served_at_the_others(order: int) -> None:
+    """localhost may have an IPv6 address in a file and none in the kernel."""
+    code = f"""
+import socket
+from uniqueid import server
+here = socket.getaddrinfo("127.0.0.1", {servers.free_port()}, type=socket.SOCK_STREAM)
+absent = socket.getaddrinfo("192.0.2.1", 8051, type=socket.SOCK_STREAM)
+socket.getaddrinfo = lambda *_arguments, **_options: (here + absent)[::{order}]
+server._check_address(("localhost", 8051))
+"""
+    subprocess.run([str(servers.BIN / "python"), "-c", code], check=True)
 
 
 def test_an_absent_or_old_schema_is_refused() -> None:
