@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 # Seconds between two looks at a database that is down or has gone back, and between two tries of
 # a counter that somebody else holds locked.
 _LOOK_AGAIN = 1.0
+# Seconds after which those who wait beyond `crowd` are sent away.
+_CROWD_PATIENCE = 1.0
 
 
 class Advanced(Protocol):
@@ -141,6 +143,8 @@ class Allocator:
     :param batch_size: how many of them share a transaction at the most.
     :param repair: whether a counter that went back is raised above the highest ID handed out
         (``on_regression = advance``), or every request is refused until that was done by hand.
+    :param crowd: how many callers may wait for longer than a second. Each holds a thread of the
+        server, which needs some for /livez, /readyz and /metrics just when the database hangs.
     """
 
     def __init__(
@@ -151,6 +155,7 @@ class Allocator:
         queue_size: int = 1000,
         batch_size: int = 500,
         repair: bool = True,
+        crowd: int | None = None,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -159,6 +164,9 @@ class Allocator:
         self._queue_size = queue_size
         self._batch_size = batch_size
         self._repair = repair
+        self._crowd = crowd
+        self._callers: set[_Ticket] = set()
+        self._crowd_lock = threading.Lock()
         self._observer = observer or _Silent()
         self._clock = clock
         self._queue: SimpleQueue[_Ticket | None] = SimpleQueue()
@@ -203,16 +211,47 @@ class Allocator:
             raise Closing
         if self._queue.qsize() >= self._queue_size:
             raise Overloaded(self._queue_size)
-        ticket = _Ticket(mode, count, self._clock() + self._timeout)
-        self._queue.put(ticket)
-        if self._ended:
-            self._fail_queued(Closing())
-        if not ticket.done.acquire(timeout=self._timeout):
-            raise self._give_up(ticket)
+        now = self._clock()
+        if self._crowd is not None and len(self._callers) >= self._crowd and self._slow(now):
+            raise Overloaded(self._crowd)
+        ticket = _Ticket(mode, count, now + self._timeout)
+        # Adding to a set is one step for CPython's threads, and cheaper than a lock.
+        self._callers.add(ticket)
+        try:
+            self._queue.put(ticket)
+            if self._ended:
+                self._fail_queued(Closing())
+            if not self._answered(ticket):
+                raise self._give_up(ticket)
+        finally:
+            self._callers.discard(ticket)
         if ticket.error is not None:
             # One error may go to many callers; each starts a traceback of its own.
             raise ticket.error.with_traceback(None)
         return ticket.first
+
+    def _answered(self, ticket: _Ticket) -> bool:
+        """Wait for the answer, up to the deadline, or for a second where there is a crowd.
+
+        :raises Overloaded: when this caller is one too many.
+        """
+        if self._crowd is None or self._timeout <= _CROWD_PATIENCE:
+            return ticket.done.acquire(timeout=self._timeout)
+        if ticket.done.acquire(timeout=_CROWD_PATIENCE):
+            return True
+        # One by one, so that no more leave than have to.
+        with self._crowd_lock:
+            if len(self._callers) > self._crowd:
+                ticket.abandoned = True
+                self._callers.discard(ticket)
+                raise Overloaded(self._crowd)
+        return ticket.done.acquire(timeout=self._timeout - _CROWD_PATIENCE)
+
+    def _slow(self, now: float) -> bool:
+        """Whether those who wait have done so for a second."""
+        flight = self._in_flight
+        stuck = flight is not None and now - flight.since >= _CROWD_PATIENCE
+        return stuck or bool(self._deferred)
 
     @property
     def waiting(self) -> int:
@@ -238,6 +277,11 @@ class Allocator:
     def regressed(self) -> Mapping[str, CounterRegressed]:
         """The counters that went back and were not mended."""
         return dict(self._regressed)
+
+    @property
+    def floors(self) -> Mapping[str, int]:
+        """Counter to the lowest ID that may still be handed out, of those used so far."""
+        return dict(self._floors)
 
     def close(self, timeout: float | None = None) -> bool:
         """Take no more requests, answer those that wait, and end the committer.

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from bottle import Bottle, HTTPError, HTTPResponse, request
 
 from uniqueid import errors, validation
+from uniqueid.health import Checks
 from uniqueid.metrics import CONTENT_TYPE, Metrics
 
 log = logging.getLogger(__name__)
@@ -56,9 +57,6 @@ class Allocating(Protocol):
 
     def allocate(self, mode: str, count: int) -> int: ...
 
-
-Checks = Mapping[str, Callable[[], str | None]]
-"""By name, what `/readyz` asks; the answer is what is wrong, or None."""
 
 # Error class to status, problem type, title and seconds after which to try again.
 _PROBLEMS: dict[type[errors.UniqueIDError], tuple[int, str, str, int | None]] = {

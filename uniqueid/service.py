@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from bottle import Bottle
 
-from uniqueid import __version__, schema
+from uniqueid import __version__, health, schema
 from uniqueid.allocator import Allocator
-from uniqueid.app import Checks, make_app
+from uniqueid.app import make_app
 from uniqueid.config import Configuration, load
 from uniqueid.metrics import Metrics
 from uniqueid.store import Store
@@ -26,6 +26,7 @@ class Service:
     configuration: Configuration
     store: Store
     allocator: Allocator
+    watch: health.Watch
     app: Bottle
 
 
@@ -51,11 +52,12 @@ def make_store(configuration: Configuration, *, create: bool = False, **options:
     )
 
 
-def build(configuration: Configuration | None = None) -> Service:
+def build(configuration: Configuration | None = None, *, threads: int = 64) -> Service:
     """Everything but the server, checked: the database answers and has the right schema.
 
     The connection made for that is closed again, since the caller may fork.
 
+    :param threads: how many the server has for requests.
     :raises ConfigError: for a setting that cannot be used.
     :raises DatabaseUnavailable: when the database was not reached in `connect_attempts`.
     :raises SchemaError: when the schema needs ``dbsync``, or a newer release.
@@ -76,6 +78,8 @@ def build(configuration: Configuration | None = None) -> Service:
         queue_size=settings.queue_size,
         batch_size=settings.batch_size,
         repair=settings.on_regression == "advance",
+        # Threads for others than those who wait for a database that hangs.
+        crowd=max(1, threads - max(1, threads // 8)),
         observer=metrics,
     )
     metrics.watch_queue(lambda: allocator.waiting)
@@ -84,23 +88,19 @@ def build(configuration: Configuration | None = None) -> Service:
         allowed_modes=frozenset(settings.allowed_modes) or None,
         allowed_modes_text=", ".join(settings.allowed_modes),
     )
-    app = make_app(allocator, limits, checks=checks(allocator), metrics=metrics)
+    watch = make_watch(configuration, allocator)
+    checks = health.checks(allocator, watch, repair=settings.on_regression == "advance")
+    app = make_app(allocator, limits, checks=checks, metrics=metrics)
     log.info("pacifica-uniqueid %s serves from %s", __version__, configuration.database)
-    return Service(configuration, store, allocator, app)
+    return Service(configuration, store, allocator, watch, app)
 
 
-def checks(allocator: Allocator) -> Checks:
-    """What `/readyz` asks."""
-
-    def database() -> str | None:
-        down = allocator.down
-        return None if down is None else down.cause
-
-    def committer() -> str | None:
-        return None if allocator.alive else "the committer thread has ended: restart the service"
-
-    def counters() -> str | None:
-        regressed = allocator.regressed
-        return "; ".join(str(error) for error in regressed.values()) or None
-
-    return {"database": database, "committer": committer, "counters": counters}
+def make_watch(configuration: Configuration, allocator: Allocator) -> health.Watch:
+    """The watch of a service, with a database object of its own: the committer shares nothing."""
+    store = make_store(configuration)
+    return health.Watch(
+        store,
+        lambda: schema.require(store),
+        lambda: allocator.floors,
+        close_each=configuration.database.kind == "sqlite",
+    )

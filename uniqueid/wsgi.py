@@ -33,10 +33,18 @@ def _refuse_more_processes() -> None:
         )
 
 
+def _threads() -> int:
+    try:
+        import uwsgi
+    except ImportError:  # another server
+        return 64
+    return int(uwsgi.opt.get("threads", 1))
+
+
 def _build() -> service.Service:
     try:
         _refuse_more_processes()
-        return service.build()
+        return service.build(threads=_threads())
     except UniqueIDError as error:
         service.set_up_logging("info")
         log.critical("%s", error)
