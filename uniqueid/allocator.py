@@ -73,7 +73,7 @@ class Observer(Protocol):
     """Told what happens, for the metrics."""
 
     def committed(self, requests: int, seconds: float) -> None: ...
-    def handed_out(self, mode: str, count: int, next_id: int) -> None: ...
+    def handed_out(self, mode: str, requests: int, count: int, next_id: int) -> None: ...
     def regressed(self, mode: str) -> None: ...
 
 
@@ -81,7 +81,7 @@ class _Silent:
     def committed(self, requests: int, seconds: float) -> None:
         pass
 
-    def handed_out(self, mode: str, count: int, next_id: int) -> None:
+    def handed_out(self, mode: str, requests: int, count: int, next_id: int) -> None:
         pass
 
     def regressed(self, mode: str) -> None:
@@ -449,7 +449,7 @@ class Allocator:
         for ticket in tickets:
             ticket.give(first)
             first += ticket.count
-        self._observer.handed_out(mode, total, first)
+        self._observer.handed_out(mode, len(tickets), total, first)
         if advanced.regressed:
             self._look_at_all()
 

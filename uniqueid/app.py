@@ -6,6 +6,7 @@ import json
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from time import perf_counter
 from typing import Any, Protocol
 
 from bottle import Bottle, HTTPError, HTTPResponse, request
@@ -88,15 +89,26 @@ def problem(
         "message": detail,
         **more,
     }
-    return HTTPResponse(
+    response = HTTPResponse(
         json.dumps(document),
         status,
         {**headers, "Content-Type": "application/problem+json"},
     )
+    response.problem_type = type
+    return response
+
+
+def _type_of(response: HTTPResponse) -> str:
+    """The type of a problem, or its status where the type says nothing."""
+    type: str = getattr(response, "problem_type", "about:blank")
+    return str(response.status_code) if type == "about:blank" else type
 
 
 class _Application(Bottle):  # type: ignore[misc]
     """Bottle, with what must hold for every response in the one place that all of them pass."""
+
+    count_unrouted: Callable[[int], None] | None = None
+    """Told the status of what no route has answered."""
 
     def wsgi(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         def start_uncached(
@@ -118,6 +130,8 @@ class _Application(Bottle):  # type: ignore[misc]
             return result
         except Exception as error:
             response = error if isinstance(error, HTTPResponse) else _unexpected(error)
+            if self.count_unrouted is not None:
+                self.count_unrouted(response.status_code)
             start_uncached(response.status_line, response.headerlist)
             return [response.body.encode()]
 
@@ -143,6 +157,8 @@ class _Application(Bottle):  # type: ignore[misc]
             404: f"there is nothing at {request.path}",
             405: f"{request.method} is not allowed here",
         }.get(error.status_code, str(error.body))
+        if self.count_unrouted is not None:
+            self.count_unrouted(error.status_code)
         return problem(
             error.status_code,
             "about:blank",
@@ -172,27 +188,38 @@ def make_app(
     # A counter for each route and status is looked up once, not for each request.
     counted: dict[tuple[str, int], Any] = {}
 
-    def count(route: str, status: int) -> None:
+    def count(route: str, status: int, seconds: Any, since: float) -> None:
         if metrics is not None:
             child = counted.get((route, status))
             if child is None:
                 child = counted[route, status] = metrics.requests.labels(route, str(status))
             child.inc()
+            seconds.observe(perf_counter() - since)
+
+    if metrics is not None:
+        unrouted = metrics.request_seconds.labels("other")
+        app.count_unrouted = lambda status: count("other", status, unrouted, perf_counter())
 
     def route(path: str, *methods: str) -> Callable[[Callable[[], HTTPResponse]], None]:
+        seconds = None if metrics is None else metrics.request_seconds.labels(path)
+
         def add(handler: Callable[[], HTTPResponse]) -> None:
             def guarded() -> HTTPResponse:
+                since = perf_counter()
                 try:
                     response = handler()
                 except HTTPResponse as refused:
                     response = refused
                 except Exception as error:
                     response = _response_to(error)
-                count(path, response.status_code)
+                status = response.status_code
+                if status >= 400 and path == "/getid" and metrics is not None:
+                    metrics.refused.labels(_type_of(response)).inc()
+                count(path, status, seconds, since)
                 return response
 
             def refuse() -> HTTPResponse:
-                count(path, 405)
+                count(path, 405, seconds, perf_counter())
                 detail = f"{request.method} is not allowed here; allowed are {', '.join(methods)}"
                 allow = {"Allow": ", ".join(methods)}
                 return problem(405, "about:blank", "Method Not Allowed", detail, allow)

@@ -79,11 +79,13 @@ class Watch:
         self._closing = False
         self._thread: threading.Thread | None = None
 
-    def latest(self) -> Found | None:
+    def latest(self) -> Found:
         """The last answer, at once; an old one has the question asked again."""
         with self._changed:
             self._ask()
-            return self._found
+            if self._asked_at is not None and self._clock() - self._asked_at >= self._patience:
+                return self._silence(self._asked_at)
+            return self._found or Found()
 
     def look(self) -> Found:
         """An answer that is not older than `keep`, within `patience` seconds."""
@@ -96,10 +98,14 @@ class Watch:
                     max(0, asked_at + self._patience - self._clock()),
                 )
                 if self._asked_at == asked_at:
-                    waited = self._clock() - asked_at
-                    return Found(database=f"it has not answered for {waited:.1f} seconds")
+                    return self._silence(asked_at)
             assert self._found is not None
             return self._found
+
+    def _silence(self, since: float) -> Found:
+        waited = self._clock() - since
+        reason = f"it has not answered for {waited:.1f} seconds"
+        return Found(reason, counters=self._found.counters if self._found else {})
 
     def close(self, timeout: float | None = None) -> None:
         """End the thread and its connection."""
@@ -188,19 +194,20 @@ Checks = Mapping[str, Callable[[], str | None]]
 """By name, what `/readyz` asks; the answer is what is wrong, or None."""
 
 
-def checks(allocator: Checked, watch: Watch, *, repair: bool) -> Checks:
+def checks(allocator: Checked, look: Callable[[], Found], *, repair: bool) -> Checks:
     """What `/readyz` asks.
 
+    :param look: what the database answered: `Watch.look` or `Watch.latest`.
     :param repair: with ``on_regression = advance`` a counter that went back is raised by the next
         request for it, and no reason to send no requests.
     """
 
     def database() -> str | None:
         down = allocator.down
-        return watch.look().database if down is None else down.cause
+        return look().database if down is None else down.cause
 
     def tables() -> str | None:
-        return watch.look().schema
+        return look().schema
 
     def committer() -> str | None:
         return None if allocator.alive else "the committer thread has ended: restart the service"
@@ -208,7 +215,7 @@ def checks(allocator: Checked, watch: Watch, *, repair: bool) -> Checks:
     def counters() -> str | None:
         low: dict[str, UniqueIDError] = dict(allocator.regressed)
         if not repair:
-            low |= watch.look().low
+            low |= look().low
         return "; ".join(str(error) for error in low.values()) or None
 
     return {"database": database, "schema": tables, "committer": committer, "counters": counters}

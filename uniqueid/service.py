@@ -12,7 +12,7 @@ from uniqueid import __version__, health, schema
 from uniqueid.allocator import Allocator
 from uniqueid.app import make_app
 from uniqueid.config import Configuration, load
-from uniqueid.metrics import Metrics
+from uniqueid.metrics import Metrics, State
 from uniqueid.store import Store
 from uniqueid.validation import Limits
 
@@ -67,7 +67,7 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
     set_up_logging(settings.log_level)
     for warning in configuration.warnings:
         log.warning("%s", warning)
-    metrics = Metrics()
+    metrics = Metrics(configuration.database.kind)
     store = make_store(configuration, on_retry=metrics.retried)
     store.connect(settings.connect_attempts, settings.connect_wait)
     schema.require(store)
@@ -82,14 +82,22 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
         crowd=max(1, threads - max(1, threads // 8)),
         observer=metrics,
     )
-    metrics.watch_queue(lambda: allocator.waiting)
     limits = Limits(
         max_range=settings.max_range,
         allowed_modes=frozenset(settings.allowed_modes) or None,
         allowed_modes_text=", ".join(settings.allowed_modes),
     )
     watch = make_watch(configuration, allocator)
-    checks = health.checks(allocator, watch, repair=settings.on_regression == "advance")
+    repair = settings.on_regression == "advance"
+    checks = health.checks(allocator, watch.look, repair=repair)
+    at_once = health.checks(allocator, watch.latest, repair=repair)
+    metrics.state = lambda: State(
+        waiting=allocator.waiting,
+        # The first was made for the checks above, the second for the committer.
+        reconnects=max(0, store.connections - 2),
+        checks={name: check() is None for name, check in at_once.items()},
+        counters=watch.latest().counters,
+    )
     app = make_app(allocator, limits, checks=checks, metrics=metrics)
     log.info("pacifica-uniqueid %s serves from %s", __version__, configuration.database)
     return Service(configuration, store, allocator, watch, app)
