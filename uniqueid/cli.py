@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from uniqueid import __version__, config, probe, schema, service
 from uniqueid.errors import ConfigError, UniqueIDError
@@ -20,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def serve(argv: Sequence[str] | None = None) -> int:
     """Run ``pacifica-uniqueid``."""
-    raise UniqueIDError("not built")
+    return _guarded(_serve_parser(), argv)
 
 
 def _guarded(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
@@ -101,3 +102,63 @@ def _config(arguments: argparse.Namespace) -> int:
     for warning in configuration.warnings:
         print(warning, file=sys.stderr)
     return 0
+
+
+# -- pacifica-uniqueid ------------------------------------------------------------------------
+
+
+class _OneLine(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(_UNUSABLE, f"{self.prog}: {message}\n")
+
+
+def _serve_parser() -> argparse.ArgumentParser:
+    parser = _OneLine(
+        prog="pacifica-uniqueid",
+        description="Run the UniqueID server.",
+        epilog="It runs until SIGTERM or SIGINT, and then answers what it has accepted.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument(
+        "-c",
+        "--config",
+        metavar="CONFIG",
+        help="the CherryPy file or the service's configuration file; the sections tell which",
+    )
+    parser.add_argument(
+        "--cpconfig",
+        metavar="CONFIG",
+        help="the CherryPy file (default: UNIQUEID_CPCONFIG, then"
+        " ~/.pacifica-uniqueid/cpconfig.ini)",
+    )
+    parser.add_argument(
+        "-p",
+        "--port",
+        metavar="PORT",
+        type=_port,
+        help="port to listen on (default: the CherryPy file's, then 8051)",
+    )
+    parser.add_argument(
+        "-a",
+        "--address",
+        metavar="ADDRESS",
+        help="address to listen on (default: the CherryPy file's, then localhost)",
+    )
+    parser.set_defaults(run=_serve)
+    return parser
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 0 to 65535")
+    return int(text)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    # CherryPy takes longer to import than pacifica-uniqueid-cmd takes to run.
+    from uniqueid import server
+
+    if arguments.address == "":
+        raise ConfigError("-a/--address", "", "command line", "must name an address, as localhost")
+    return server.run(arguments.config, arguments.cpconfig, arguments.address, arguments.port)
