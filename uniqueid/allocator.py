@@ -26,6 +26,7 @@ from uniqueid.errors import (
     Overloaded,
     UniqueIDError,
 )
+from uniqueid.logs import Event
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class _Ticket:
     __slots__ = (
         "abandoned",
         "answered",
+        "batch",
         "count",
         "deadline",
         "done",
@@ -107,6 +109,7 @@ class _Ticket:
         self.count = count
         self.deadline = deadline
         self.first = 0
+        self.batch = 0
         self.error: Exception | None = None
         self.abandoned = False
         self.answered = False
@@ -132,6 +135,10 @@ class _Flight:
 
     def __init__(self, since: float) -> None:
         self.since = since
+
+
+def _facts(totals: Mapping[str, int]) -> dict[str, object]:
+    return {"modes": ",".join(totals), "ids": sum(totals.values())}
 
 
 class Allocator:
@@ -176,6 +183,7 @@ class Allocator:
         self._regressed: dict[str, CounterRegressed] = {}
         self._looked = 0.0
         self._connections = 0
+        self._batch = 0
         self._down: DatabaseUnavailable | None = None
         self._in_flight: _Flight | None = None
         self._stalled: _Flight | None = None
@@ -193,9 +201,10 @@ class Allocator:
                 self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
                 self._thread.start()
 
-    def allocate(self, mode: str, count: int) -> int:
+    def allocate(self, mode: str, count: int, facts: dict[str, object] | None = None) -> int:
         """Take `count` IDs of a mode for this caller alone.
 
+        :param facts: told how many requests shared the transaction, as `batch`.
         :returns: the first; they end at first + count - 1. The database has them on disk.
         :raises CounterExhausted, TooManyModes, ModeNotStorable: this request can't be met.
         :raises CounterRegressed: the database went back and nobody has mended it yet.
@@ -228,6 +237,8 @@ class Allocator:
         if ticket.error is not None:
             # One error may go to many callers; each starts a traceback of its own.
             raise ticket.error.with_traceback(None)
+        if facts is not None:
+            facts["batch"] = ticket.batch
         return ticket.first
 
     def _answered(self, ticket: _Ticket) -> bool:
@@ -418,7 +429,11 @@ class Allocator:
             outcomes = self._store.advance(
                 totals, self._floors, repair=self._repair, deadline=deadline
             )
-            self._observer.committed(sum(map(len, waiting.values())), self._clock() - started)
+            self._batch = sum(map(len, waiting.values()))
+            seconds = self._clock() - started
+            self._observer.committed(self._batch, seconds)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug(Event("committed", batch=self._batch, duration=seconds, **_facts(totals)))
             again: dict[str, list[_Ticket]] = {}
             for mode, outcome in outcomes.items():
                 tickets = waiting[mode]
@@ -447,6 +462,7 @@ class Allocator:
             self._tell_regression(advanced.counter, advanced.found, first)
         self._floors[advanced.counter] = first + total
         for ticket in tickets:
+            ticket.batch = self._batch
             ticket.give(first)
             first += ticket.count
         self._observer.handed_out(mode, len(tickets), total, first)
@@ -494,11 +510,16 @@ class Allocator:
 
     def _tell_regression(self, mode: str, found: int, floor: int) -> None:
         log.error(
-            "COUNTER WENT BACK: mode %r: the database says that the next ID is %d, but IDs up to"
-            " %d were handed out. It was restored from a backup or failed over to a replica that"
-            " lagged. The counter is raised to %d; check what else the database has lost.",
-            mode, found, floor - 1, floor,
-        )  # fmt: skip
+            Event(
+                f"COUNTER WENT BACK: mode {mode!r}: the database says that the next ID is {found},"
+                f" but IDs up to {floor - 1} were handed out. It was restored from a backup or"
+                f" failed over to a replica that lagged. The counter is raised to {floor}; check"
+                " what else the database has lost.",
+                mode=mode,
+                found=found,
+                expected=floor,
+            )
+        )
         self._observer.regressed(mode)
 
     def _note_regressed(self, error: CounterRegressed) -> None:

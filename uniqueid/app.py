@@ -13,6 +13,7 @@ from bottle import Bottle, HTTPError, HTTPResponse, request
 
 from uniqueid import errors, validation
 from uniqueid.health import Checks
+from uniqueid.logs import AccessLog
 from uniqueid.metrics import CONTENT_TYPE, Metrics
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ NONCE = "X-Request-Nonce"
 _NONCE_HEADER = "HTTP_X_REQUEST_NONCE"
 # Where the nonce of a request waits for its response.
 _NONCE_KEY = "uniqueid.nonce"
+# Where the facts for a request's log line are collected.
+_FACTS_KEY = "uniqueid.facts"
 # What a handler or plug-in may say of these does not count; a validator would let a cache ask
 # whether its copy is still good.
 _NOT_FROM_HANDLERS = frozenset(
@@ -56,7 +59,7 @@ StartResponse = Callable[..., Any]
 class Allocating(Protocol):
     """The part of the allocator which a request needs."""
 
-    def allocate(self, mode: str, count: int) -> int: ...
+    def allocate(self, mode: str, count: int, facts: dict[str, object] | None = None) -> int: ...
 
 
 # Error class to status, problem type, title and seconds after which to try again.
@@ -174,6 +177,7 @@ def make_app(
     *,
     checks: Checks | None = None,
     metrics: Metrics | None = None,
+    access_log: AccessLog | None = None,
 ) -> Bottle:
     """The WSGI application.
 
@@ -181,6 +185,7 @@ def make_app(
     :param limits: what a request may ask for.
     :param checks: what `/readyz` asks, by name.
     :param metrics: where requests are counted, and what `/metrics` shows.
+    :param access_log: where requests are written down.
     """
     # What a handler raises comes to _Application.wsgi, not to Bottle's page in HTML.
     app = _Application()
@@ -206,6 +211,11 @@ def make_app(
         def add(handler: Callable[[], HTTPResponse]) -> None:
             def guarded() -> HTTPResponse:
                 since = perf_counter()
+                facts = None
+                if access_log is not None:
+                    facts = access_log.begin(request.environ)
+                    if facts is not None:
+                        request.environ[_FACTS_KEY] = facts
                 try:
                     response = handler()
                 except HTTPResponse as refused:
@@ -216,6 +226,10 @@ def make_app(
                 if status >= 400 and path == "/getid" and metrics is not None:
                     metrics.refused.labels(_type_of(response)).inc()
                 count(path, status, seconds, since)
+                if access_log is not None and facts is not None:
+                    if status >= 400:
+                        facts["type"] = _type_of(response)
+                    access_log.end(facts, status, perf_counter() - since)
                 return response
 
             def refuse() -> HTTPResponse:
@@ -258,7 +272,13 @@ def make_app(
             # The answer of the old service, which Ingest expects for a bundle without files.
             answer: dict[str, object] = {"startIndex": -1, "endIndex": -3}
         else:
-            first = allocator.allocate(asked.mode, asked.count)
+            facts = environ.get(_FACTS_KEY)
+            if facts is None:
+                first = allocator.allocate(asked.mode, asked.count)
+            else:
+                facts["mode"], facts["range"] = asked.mode, asked.count
+                first = allocator.allocate(asked.mode, asked.count, facts)
+                facts["start"] = first
             answer = {"startIndex": first, "endIndex": first + asked.count - 1}
         if asked.nonce_in_query:
             answer["nonce"] = asked.nonce

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from uniqueid import __version__, config, probe, schema, service
+from uniqueid import __version__, config, logs, probe, schema, service
 from uniqueid.errors import ConfigError, UniqueIDError
 
 _UNUSABLE = 2
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _load(arguments: argparse.Namespace) -> config.Configuration:
     configuration = config.load(arguments.config)
-    service.set_up_logging(configuration.settings.log_level)
+    logs.set_up(configuration.settings.log_level, configuration.settings.log_format)
     return configuration
 
 

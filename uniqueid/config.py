@@ -189,6 +189,17 @@ class Settings:
         _one_of("debug", "info", "warning", "error"),
         "The least severe log lines that are written.",
     )
+    log_format: str = _setting(
+        "keyvalue",
+        _one_of("keyvalue", "json"),
+        "How a log line is written: key=value pairs, or a JSON object.",
+    )
+    access_log: int = _setting(
+        "0",
+        _whole(0, 1_000_000),
+        "A log line for one request in so many: 1 for each, 100 for one in a hundred, 0 for none."
+        " At full speed a line costs about as much as the request.",
+    )
 
 
 def rows() -> list[Row]:

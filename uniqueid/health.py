@@ -51,6 +51,7 @@ class Watch:
     :param store: for this thread alone; the committer has another.
     :param require: raises SchemaError where the tables are not what this release needs.
     :param floors: counter to the lowest ID that may still be handed out, as of now.
+    :param known: whether the log has been told already that the database is away.
     :param close_each: give the connection back after each question: SQLite's files are not held.
     """
 
@@ -61,6 +62,7 @@ class Watch:
         floors: Callable[[], Mapping[str, int]] = dict,
         *,
         close_each: bool = False,
+        known: Callable[[], bool] = lambda: False,
         keep: float = KEEP,
         patience: float = PATIENCE,
         clock: Callable[[], float] = time.monotonic,
@@ -69,6 +71,7 @@ class Watch:
         self._require = require
         self._floors = floors
         self._close_each = close_each
+        self._known = known
         self._keep = keep
         self._patience = patience
         self._clock = clock
@@ -173,6 +176,8 @@ class Watch:
         before = self._found or Found()
         for name in ("database", "schema"):
             now = getattr(found, name)
+            if name == "database" and self._known():
+                continue
             if now is not None and getattr(before, name) is None:
                 log.warning("not ready: %s: %s", name, now)
             elif now is None and getattr(before, name) is not None:

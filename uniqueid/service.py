@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sys
 from dataclasses import dataclass
 
 from bottle import Bottle
 
-from uniqueid import __version__, health, schema
+from uniqueid import __version__, health, logs, schema
 from uniqueid.allocator import Allocator
 from uniqueid.app import make_app
 from uniqueid.config import Configuration, load
@@ -28,16 +27,6 @@ class Service:
     allocator: Allocator
     watch: health.Watch
     app: Bottle
-
-
-def set_up_logging(level: str) -> None:
-    """Lines to standard error, unless somebody has set up logging already."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    logging.getLogger("uniqueid").setLevel(level.upper())
 
 
 def make_store(configuration: Configuration, *, create: bool = False, **options: object) -> Store:
@@ -64,13 +53,14 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
     """
     configuration = configuration or load()
     settings = configuration.settings
-    set_up_logging(settings.log_level)
+    logs.set_up(settings.log_level, settings.log_format)
     for warning in configuration.warnings:
         log.warning("%s", warning)
     metrics = Metrics(configuration.database.kind)
     store = make_store(configuration, on_retry=metrics.retried)
     store.connect(settings.connect_attempts, settings.connect_wait)
     schema.require(store)
+    version = "{}.{}".format(*(schema.inspect(store).version or (0, 0)))
     store.disconnect()
     allocator = Allocator(
         store,
@@ -98,8 +88,27 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
         checks={name: check() is None for name, check in at_once.items()},
         counters=watch.latest().counters,
     )
-    app = make_app(allocator, limits, checks=checks, metrics=metrics)
-    log.info("pacifica-uniqueid %s serves from %s", __version__, configuration.database)
+    app = make_app(
+        allocator,
+        limits,
+        checks=checks,
+        metrics=metrics,
+        access_log=logs.AccessLog(settings.access_log) if settings.access_log else None,
+    )
+    log.info(
+        logs.Event(
+            "pacifica-uniqueid starts",
+            version=__version__,
+            database=configuration.database,
+            schema=version,
+            file=configuration.file or "",
+            **{
+                option.rpartition(" ")[2]: value
+                for option, value, _source in configuration.describe()
+                if not option.startswith("[database] url")
+            },
+        )
+    )
     return Service(configuration, store, allocator, watch, app)
 
 
@@ -110,5 +119,6 @@ def make_watch(configuration: Configuration, allocator: Allocator) -> health.Wat
         store,
         lambda: schema.require(store),
         lambda: allocator.floors,
+        known=lambda: allocator.down is not None,
         close_each=configuration.database.kind == "sqlite",
     )

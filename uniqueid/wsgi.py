@@ -10,7 +10,7 @@ import atexit
 import logging
 import sys
 
-from uniqueid import service
+from uniqueid import logs, service
 from uniqueid.errors import UniqueIDError
 
 log = logging.getLogger("uniqueid")
@@ -46,7 +46,7 @@ def _build() -> service.Service:
         _refuse_more_processes()
         return service.build(threads=_threads())
     except UniqueIDError as error:
-        service.set_up_logging("info")
+        logs.set_up("info")
         log.critical("%s", error)
         sys.exit(_FAILED_APP)
 
