@@ -150,14 +150,3 @@ def test_the_shipped_file_is_valid_and_says_nothing_but_the_default(tmp_path: Pa
     text = (CHECKOUT / "config.cfg").read_text()
     for row in rows():
         assert row.keys[0] in text
-
-
-def test_the_documentation_has_each_setting_with_its_default_and_help() -> None:
-    """In the words of the table of settings."""
-    text = (CHECKOUT / "docs" / "configuration.md").read_text()
-    for row in rows():
-        names = " or ".join(f"`{key}`" for key in row.keys)
-        variables = "<br>".join(f"`{name}`" for name in (row.variable, *row.legacy_variables))
-        default = f"`{row.default}`" if row.default else "(empty)"
-        line = f"| `[{row.section}]` {names} | {default} | {variables} | {row.help} |"
-        assert line in text, line

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from bottle import Bottle, HTTPError, HTTPResponse, request
 
 from uniqueid import errors, validation
+from uniqueid.auth import Tokens
 from uniqueid.health import Checks
 from uniqueid.logs import AccessLog
 from uniqueid.metrics import CONTENT_TYPE, Metrics
@@ -178,6 +179,8 @@ def make_app(
     checks: Checks | None = None,
     metrics: Metrics | None = None,
     access_log: AccessLog | None = None,
+    tokens: Tokens | None = None,
+    status_tokens: Tokens | None = None,
 ) -> Bottle:
     """The WSGI application.
 
@@ -186,6 +189,8 @@ def make_app(
     :param checks: what `/readyz` asks, by name.
     :param metrics: where requests are counted, and what `/metrics` shows.
     :param access_log: where requests are written down.
+    :param tokens: one of these is needed for IDs.
+    :param status_tokens: one of these is needed for what is told about the service.
     """
     # What a handler raises comes to _Application.wsgi, not to Bottle's page in HTML.
     app = _Application()
@@ -205,7 +210,9 @@ def make_app(
         unrouted = metrics.request_seconds.labels("other")
         app.count_unrouted = lambda status: count("other", status, unrouted, perf_counter())
 
-    def route(path: str, *methods: str) -> Callable[[Callable[[], HTTPResponse]], None]:
+    def route(
+        path: str, *methods: str, tokens: Tokens | None = None
+    ) -> Callable[[Callable[[], HTTPResponse]], None]:
         seconds = None if metrics is None else metrics.request_seconds.labels(path)
 
         def add(handler: Callable[[], HTTPResponse]) -> None:
@@ -217,6 +224,10 @@ def make_app(
                     if facts is not None:
                         request.environ[_FACTS_KEY] = facts
                 try:
+                    if tokens is not None:
+                        name = tokens.require(request.environ)
+                        if facts is not None:
+                            facts["token"] = name
                     response = handler()
                 except HTTPResponse as refused:
                     response = refused
@@ -251,7 +262,7 @@ def make_app(
     def root() -> HTTPResponse:
         return _json({"message": "Pacifica UniqueID Up and Running"})
 
-    @route("/getid", "GET", "POST")
+    @route("/getid", "GET", "POST", tokens=tokens)
     def getid() -> HTTPResponse:
         environ = request.environ
         query = environ.get("QUERY_STRING", "")
@@ -291,6 +302,12 @@ def make_app(
     def readyz() -> HTTPResponse:
         found = {name: check() for name, check in (checks or {}).items()}
         wrong = {name: reason for name, reason in found.items() if reason is not None}
+        if wrong and status_tokens is not None:
+            # A probe has no token, and need not know hosts and users.
+            try:
+                status_tokens.require(request.environ)
+            except errors.Unauthorized:
+                found |= dict.fromkeys(wrong, "failed")
         document = {
             "status": "unavailable" if wrong else "ok",
             "checks": {name: reason or "ok" for name, reason in found.items()},
@@ -302,7 +319,7 @@ def make_app(
 
     if metrics is not None:
 
-        @route("/metrics", "GET", "HEAD")
+        @route("/metrics", "GET", "HEAD", tokens=status_tokens)
         def show_metrics() -> HTTPResponse:
             return HTTPResponse(metrics.render(), 200, {"Content-Type": CONTENT_TYPE})
 
@@ -350,6 +367,9 @@ def _response_to(error: Exception) -> HTTPResponse:
         ]
         type = error.faults[0].type
         return problem(400, type, _FAULT_TITLES[type], str(error), {}, errors=faults)
+    if isinstance(error, errors.Unauthorized):
+        headers = {"WWW-Authenticate": error.challenge}
+        return problem(401, "unauthorized", "A token is needed", str(error), headers)
     known = _PROBLEMS.get(error.__class__) if isinstance(error, errors.UniqueIDError) else None
     if known is None:
         return _unexpected(error)

@@ -184,6 +184,17 @@ class Settings:
         " failover or a restored backup: advance goes on above the highest ID handed out, stop"
         " refuses every request until an operator has advanced the counters.",
     )
+    auth_tokens_file: str = _setting(
+        "",
+        str,
+        "A file with a name and the SHA-256 of a token on each line: only requests that carry one"
+        " of the tokens get IDs. Empty: everybody does.",
+    )
+    status_tokens_file: str = _setting(
+        "",
+        str,
+        "The same for /metrics, the status page's data and the reasons in /readyz.",
+    )
     log_level: str = _setting(
         "info",
         _one_of("debug", "info", "warning", "error"),

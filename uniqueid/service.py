@@ -10,6 +10,7 @@ from bottle import Bottle
 from uniqueid import __version__, health, logs, schema
 from uniqueid.allocator import Allocator
 from uniqueid.app import make_app
+from uniqueid.auth import Tokens
 from uniqueid.config import Configuration, load
 from uniqueid.metrics import Metrics, State
 from uniqueid.store import Store
@@ -93,6 +94,8 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
         limits,
         checks=checks,
         metrics=metrics,
+        tokens=_tokens("auth_tokens_file", settings.auth_tokens_file),
+        status_tokens=_tokens("status_tokens_file", settings.status_tokens_file),
         access_log=logs.AccessLog(settings.access_log) if settings.access_log else None,
     )
     log.info(
@@ -110,6 +113,10 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
         )
     )
     return Service(configuration, store, allocator, watch, app)
+
+
+def _tokens(name: str, file: str) -> Tokens | None:
+    return Tokens(file, f"[uniqueid] {name}") if file else None
 
 
 def make_watch(configuration: Configuration, allocator: Allocator) -> health.Watch:
