@@ -1,6 +1,7 @@
 # make run     serve on http://localhost:8051 from a SQLite file in this directory
 # make test    everything, on real databases and servers
 # make check   what takes seconds
+# make chaos   the fault tests for MINUTES=30
 # make bench   requests per second, side by side
 # make clean   remove what these made; databases are kept
 
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find uniqueid pacifica -type f -not -name '*.pyc') setup.py pyproject.toml README.md
 UWSGI_ARGS ?=
 
-.PHONY: run test check bench clean
+.PHONY: run test check chaos bench clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run
@@ -29,6 +30,12 @@ check: $(VENV)/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_*.py
+
+# The fault tests again and again, for so long; the first failure ends them.
+chaos: MINUTES ?= 30
+chaos: $(VENV)/test
+	.ci/setup test
+	CHAOS_MINUTES=$(MINUTES) $(BIN)/pytest tests/chaos
 
 bench: $(VENV)/test
 	.ci/setup test

@@ -389,7 +389,9 @@ class BuiltIn(Service):
         files = ["--config", str(self.config)]
         if self.cherrypy_file.exists():
             files += ["--cpconfig", str(self.cherrypy_file)]
-        return [str(BIN / "pacifica-uniqueid"), *files, "-p", str(self.port), *self.options]
+        address = [] if "-a" in self.options else ["-a", "127.0.0.1"]
+        command = [str(BIN / "pacifica-uniqueid"), *files, *address, "-p", str(self.port)]
+        return [*command, *self.options]
 
     def launch(self) -> None:
         Process.launch(self)

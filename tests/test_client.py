@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -664,6 +665,49 @@ def test_a_cache_in_front_is_noticed_by_the_iterator(
     for _ in range(3):
         with pytest.raises(CachedResponseError):
             next(ids)
+
+
+def test_threads_see_no_id_twice_whatever_the_proxy_does(
+    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+) -> None:
+    """With two of three answers faulty, threads, iterators and ranges stay disjoint."""
+    faults = [
+        hostile.REPEAT,
+        hostile.STRIP,
+        hostile.FORGE,
+        hostile.OLD,
+        hostile.CLOSE,
+        hostile.LOSE,
+        hostile.TRUNCATE,
+        hostile.GARBAGE,
+        hostile.Say(503),
+    ]
+    chance = random.Random(20)
+    proxy.plan.append(hostile.PASS)
+    proxy.plan.extend(
+        chance.choice([hostile.PASS] * 5 + faults) if chance.random() < 0.9 else hostile.REPEAT
+        for _ in range(2_000)
+    )
+    client = new_client(proxy.url)
+    shared = client.ids(mode, min_step=5, max_step=5)
+
+    def take(number: int) -> list[int]:
+        own = client.ids(mode, min_step=3, max_step=7)
+        taken = []
+        for step in range(60):
+            try:
+                if step % 10 == number % 10:
+                    taken += client.get_range(mode, 4)
+                else:
+                    taken.append(next(own if step % 2 else shared))
+            except (CachedResponseError, ServiceUnavailable):
+                pass
+        return taken
+
+    with ThreadPoolExecutor(8) as pool:
+        ids = [id for part in pool.map(take, range(8)) for id in part]
+    assert len(proxy.plan) > 0
+    assert len(ids) == len(set(ids)) > 400
 
 
 def test_without_more_threads_the_caller_waits_itself(

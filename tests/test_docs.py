@@ -149,6 +149,10 @@ class Reader:
         self.serving = ""
         for file in ("config.cfg", "uwsgi.ini", "docs/server.conf"):
             shutil.copy(CHECKOUT / file, directory)
+        # Whoever moves to another database has two files.
+        for place in ("old", "new"):
+            url = f"sqlite:///{directory}/{place}.sqlite3"
+            (directory / f"{place}.cfg").write_text(f"[database]\nurl = {url}\n")
         self.environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}:/usr/sbin:/sbin"}
 
     def type(self, command: str) -> None:
@@ -166,6 +170,8 @@ class Reader:
         else:
             if "localhost:8051" in command and self.server is None:
                 self.serve("uwsgi --ini uwsgi.ini")
+            if "old.cfg" in command:
+                self.run("pacifica-uniqueid-cmd -c old.cfg dbsync")
             done = self.run(command)
             assert done.returncode == 0, (command, done.stdout, done.stderr)
 
@@ -207,9 +213,11 @@ class Reader:
 
 
 def commands(block: str) -> list[str]:
-    """The command lines of a block: continued lines joined, comments left out."""
+    """What to run at once of a block: the whole, unless a line of it needs to be looked at."""
     lines = block.replace("\\\n", " ").splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    if not any(f"{line} ".startswith(("make ", "pip ", *SERVERS)) for line in lines):
+        return [block]
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,10 @@ HEADERS = """
 request.dispatch: cherrypy.dispatch.MethodDispatcher()
 tools.response_headers.on: True
 tools.response_headers.headers: [('Content-Type', 'application/json'), ('X-Site', 'north')]
+
+[/getid]
+tools.response_headers.on: True
+tools.response_headers.headers: [('X-Site', 'south'), ('Cache-Control', 'public')]
 """
 ON = "tools.response_headers.on: True"
 
@@ -82,7 +86,7 @@ def test_it_says_what_it_does_and_serves_every_route(tmp_path: Path) -> None:
         server.stop()
         assert server.wait() == 0
         log = server.log.read_text()
-    for line in ("Bus STARTING", f"Serving on http://localhost:{server.port}", "Bus STARTED"):
+    for line in ("Bus STARTING", f"Serving on http://127.0.0.1:{server.port}", "Bus STARTED"):
         assert re.search(rf"^\[\d\d/\w+/\d{{4}}:\d\d:\d\d:\d\d\] ENGINE {line}$", log, re.MULTILINE)
     assert "ENGINE Bus EXITED" in log
     assert "Traceback" not in log
@@ -122,6 +126,10 @@ def test_dash_c_takes_either_file(tmp_path: Path) -> None:
             assert response.headers["X-Site"] == "north"
             # The service knows better what its answers are.
             assert response.headers["Content-Type"].startswith("text/plain")
+        with urllib.request.urlopen(f"{server.url}/getid?range=1&mode=file") as response:
+            assert response.headers["X-Site"] == "south"
+            assert "no-store" in response.headers["Cache-Control"]
+            assert "public" not in response.headers["Cache-Control"]
 
 
 def test_the_variable_names_the_cherrypy_file(tmp_path: Path) -> None:
@@ -177,7 +185,38 @@ def test_a_second_server_of_the_file_serves_too(tmp_path: Path) -> None:
     with servers.running(server):
         assert server.allocate("file", 1) == (1, 1)
         server.port = port
+        servers.wait_until(server.ready, "the second server")
         assert server.allocate("file", 1) == (2, 2)
+
+
+def test_autoreload_starts_it_again_where_the_file_asks_for_it(tmp_path: Path) -> None:
+    """A changed file restarts the process in order; the counters go on."""
+    watched = tmp_path / "watched"
+    watched.write_text("1")
+    server = built_in(
+        tmp_path,
+        cherrypy="[global]\nengine.autoreload.on: True\nengine.autoreload.frequency: 0.1\n"
+        f"engine.autoreload.files: {{{str(watched)!r}}}\n",
+    )
+    with servers.running(server):
+        assert server.allocate("file", 5) == (1, 5)
+        wait_for(server.log, "Bus STARTED")
+        later = watched.stat().st_mtime + 10
+
+        def noticed() -> bool:
+            # Only a change after its first look at the file counts.
+            nonlocal later
+            later += 1
+            os.utime(watched, (later, later))
+            return "Restarting because" in server.log.read_text()
+
+        servers.wait_until(noticed, "a restart")
+        wait_for(server.log, "Re-spawning")
+        servers.wait_until(server.ready, "the service")
+        assert server.allocate("file", 1) == (6, 6)
+        server.stop()
+        assert server.wait() == 0
+        assert "Traceback" not in server.log.read_text()
 
 
 # -- the end --------------------------------------------------------------------------------------
@@ -269,6 +308,7 @@ def test_a_file_given_to_the_wrong_option_is_refused() -> None:
         ("log.screen True", "errors"),
         ("log.screen: True\nlog.screen: False", "already exists"),
         (f"{ON}\ntools.response_headers.headers: [1]", "'Name', 'value'"),
+        (f"{ON}\ntools.response_headers.headers: [('X A', 'a')]", "'Name', 'value'"),
         (f"{ON}\ntools.response_headers.headers: [('ETag', 'x')]", "a cache could repeat"),
         (f"{ON}\ntools.response_headers.headers: [('X-A', 'a\\r\\nX-B: b')]", "line breaks"),
     ],
@@ -298,6 +338,20 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
         line = refused("-p", port)
         assert port in line
         assert "in use" in line
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_name_with_an_address_that_is_not_here_is_served_at_the_others(order: int) -> None:
+    """localhost may have an IPv6 address in a file and none in the kernel."""
+    code = f"""
+import socket
+from uniqueid import server
+here = socket.getaddrinfo("127.0.0.1", {servers.free_port()}, type=socket.SOCK_STREAM)
+absent = socket.getaddrinfo("192.0.2.1", 8051, type=socket.SOCK_STREAM)
+socket.getaddrinfo = lambda *_arguments, **_options: (here + absent)[::{order}]
+server._check_address(("localhost", 8051))
+"""
+    subprocess.run([str(servers.BIN / "python"), "-c", code], check=True)
 
 
 def test_an_absent_or_old_schema_is_refused() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import configparser
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ from typing import Any, Final, Literal
 
 from uniqueid import config
 from uniqueid.errors import ConfigError
+
+# RFC 9110, 5.1 and 5.5.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[ \t!-~\x80-\xff]*")
 
 Kind = Literal["cherrypy", "service"]
 
@@ -78,7 +83,8 @@ def read(path: str, source: str) -> CherryPyFile:
     server: dict[str, Any] = {}
     tools: dict[str, dict[str, Any]] = {}
     ignored = []
-    for section in sorted(parser.sections(), key=lambda name: name != "/"):
+    # What stands under a path goes before what stands under [global].
+    for section in sorted(parser.sections(), key=lambda name: name != GLOBAL):
         for key in parser.options(section):
             if key == _DISPATCH:
                 continue
@@ -90,7 +96,7 @@ def read(path: str, source: str) -> CherryPyFile:
                 server[key] = value
             elif section == "/" and namespace == "log":
                 # The old service gave the whole file to its one application as well.
-                server[key] = value
+                server.setdefault(key, value)
             else:
                 ignored.append(f"[{section}] {key}")
     headers = {
@@ -138,7 +144,7 @@ def _parse(path: str, source: str, *, interpolate: bool) -> configparser.ConfigP
     )
     parser.optionxform = str  # type: ignore[assignment, method-assign]
     try:
-        parser.read_string(Path(path).read_text(encoding="utf-8"), source=path)
+        parser.read_string(Path(path).read_text(encoding="utf-8-sig"), source=path)
     except (OSError, ValueError, configparser.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise ConfigError("configuration file", path, source, f"{reason}") from None
@@ -170,7 +176,9 @@ def _headers(value: Any, section: str, path: str) -> tuple[tuple[str, str], ...]
         if not (
             isinstance(pair, list | tuple)
             and len(pair) == 2
-            and all(isinstance(part, str) and _is_header_text(part) for part in pair)
+            and all(isinstance(part, str) for part in pair)
+            and _HEADER_NAME.fullmatch(pair[0])
+            and _HEADER_VALUE.fullmatch(pair[1])
         ):
             raise ConfigError(option, repr(pair), path, allowed)
         name, text = pair
@@ -179,7 +187,3 @@ def _headers(value: Any, section: str, path: str) -> tuple[tuple[str, str], ...]
             raise ConfigError(option, repr(tuple(pair)), path, f"{reason} it itself")
         pairs.append((name, text))
     return tuple(pairs)
-
-
-def _is_header_text(text: str) -> bool:
-    return all(" " <= character <= "\xff" and character != "\x7f" for character in text)

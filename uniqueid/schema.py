@@ -145,18 +145,19 @@ def _inspect(store: Store) -> Found:
     if _column_type(store, "uniqueindexsystem", "value") is None:
         return Found((0, 0), narrow)
     quote = store.database.provider.quote_name
-    rows = store.database.execute(
+    # Not execute(), which takes SQLite's lock for writing.
+    rows = store.database.select(
         f"SELECT {quote('part')}, {quote('value')} FROM {quote('uniqueindexsystem')}", {}, {}
-    ).fetchall()
+    )
     parts = {str(part): int(value) for part, value in rows}
     return Found((parts.get("major", 0), parts.get("minor", 0)), narrow)
 
 
 def _column_type(store: Store, table: str, column: str) -> str | None:
-    row = store.database.execute(
+    types = store.database.select(
         _COLUMN_TYPE[store.url.kind], {}, {"table": table, "column": column}
-    ).fetchone()
-    return None if row is None else str(row[0])
+    )
+    return str(types[0]) if types else None
 
 
 # -- changing ---------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def run(
 ) -> int:
     """Serve until SIGTERM or SIGINT, then answer what was accepted.
 
-    :param named: the file of ``-c``, see `find_files`.
+    :param named: the file of ``-c``; `cpconfig` is that of ``--cpconfig``: see `find_files`.
     :param address: before the CherryPy file's, when given; and so is `port`.
     :returns: the exit status.
     :raises UniqueIDError: when it cannot be started; nothing was served then.
@@ -109,11 +109,12 @@ def run(
     early: list[bool] = []
 
     def end() -> None:
-        # While it starts, the engine answers a signal by ending the process, with what it has
-        # accepted already.
-        if engine.state == engine.states.STARTING:
+        # Not again, should it come in the middle of a restart.
+        engine.execv = False
+        if engine.state in (engine.states.STOPPED, engine.states.STARTING):
+            # The engine would end the process at once, with what it has accepted already.
             early.append(True)
-        else:
+        elif engine.state == engine.states.STARTED:
             engine.exit()
 
     engine.signal_handler.handlers.update(SIGTERM=end, SIGINT=end)
@@ -266,22 +267,24 @@ def _check_address(address: tuple[str, int] | str) -> None:
         )  # as Cheroot looks it up
     except (OSError, UnicodeError):
         raise ConfigError("address", host, where, "is no address of this machine") from None
-    reason = "cannot be listened on"
+    usable = False
+    reason = ""
     for family, kind, protocol, _name, place in found:
-        with socket.socket(family, kind, protocol) as probe:
-            if os.name == "posix":
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == getattr(socket, "AF_INET6", None):
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                if os.name == "posix":
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 probe.bind(place)
-            except OSError as error:
-                reason = os.strerror(error.errno) if error.errno else str(error)
-                if error.errno == errno.EADDRINUSE:
-                    break
-                continue
-            reason = ""
-    if reason:
+            usable = True
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            if error.errno == errno.EADDRINUSE:
+                # By whoever would then answer half of the clients.
+                usable = False
+                break
+    if not usable:
         raise ConfigError("port", str(port), where, f"the server cannot listen there: {reason}")
 
 

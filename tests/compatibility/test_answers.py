@@ -59,7 +59,7 @@ OTHER: tuple[tuple[str, str, Answer | int | None, int], ...] = (
     ("GET", "/getid?range=1&mode=a%00b", 200, 400),
     ("HEAD", "/getid?range=1&mode=e", 200, 405),
     ("POST", "/getid?range=1&mode=f", 405, 200),
-    ("GET", "//getid?range=1&mode=g", (200, {"message": "Pacifica UniqueID Up and Running"}), 200),
+    ("GET", "//getid?range=1&mode=g", 404, 200),
     ("PUT", "/getid?range=1&mode=f", 405, 405),
     ("DELETE", "/", 405, 405),
     ("GET", "/nothing", 404, 404),

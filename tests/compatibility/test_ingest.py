@@ -240,12 +240,18 @@ def succeeded(state: dict[str, Any]) -> int:
     return int(state["job_id"])
 
 
-@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize(
+    ("server", "slash"), [(servers.Service, ""), (servers.Service, "/"), (servers.BuiltIn, "/")]
+)
 def test_uploads_of_several_files_and_of_none_succeed(
-    slash: str, database_url: str, neighbours: Neighbours, jobs_url: str
+    server: type[servers.Service],
+    slash: str,
+    database_url: str,
+    neighbours: Neighbours,
+    jobs_url: str,
 ) -> None:
     """Each file reaches the archive under an ID of its own; a bundle without files goes through."""
-    service = servers.Service(database_url)
+    service = server(database_url)
     with servers.running(service):
         ingest = Ingest(service.url + slash, neighbours, jobs_url)
         with servers.running(ingest):
