@@ -6,16 +6,18 @@ import json
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
 from bottle import Bottle, HTTPError, HTTPResponse, request
 
-from uniqueid import errors, validation
+from uniqueid import errors, openapi, validation
 from uniqueid.auth import Tokens
 from uniqueid.health import Checks
 from uniqueid.logs import AccessLog
 from uniqueid.metrics import CONTENT_TYPE, Metrics
+from uniqueid.status import FILES, HEADERS, Status, prefers_html, read
 
 log = logging.getLogger(__name__)
 
@@ -181,6 +183,8 @@ def make_app(
     access_log: AccessLog | None = None,
     tokens: Tokens | None = None,
     status_tokens: Tokens | None = None,
+    status: Status | None = None,
+    description: Mapping[str, Any] | None = None,
 ) -> Bottle:
     """The WSGI application.
 
@@ -191,6 +195,8 @@ def make_app(
     :param access_log: where requests are written down.
     :param tokens: one of these is needed for IDs.
     :param status_tokens: one of these is needed for what is told about the service.
+    :param status: the status page; None for none.
+    :param description: what `/openapi.json` answers.
     """
     # What a handler raises comes to _Application.wsgi, not to Bottle's page in HTML.
     app = _Application()
@@ -260,6 +266,8 @@ def make_app(
 
     @route("/", "GET", "HEAD")
     def root() -> HTTPResponse:
+        if status is not None and prefers_html(request.environ.get("HTTP_ACCEPT", "")):
+            return _page(read("status.html"), "text/html; charset=utf-8")
         return _json({"message": "Pacifica UniqueID Up and Running"})
 
     @route("/getid", "GET", "POST", tokens=tokens)
@@ -323,7 +331,48 @@ def make_app(
         def show_metrics() -> HTTPResponse:
             return HTTPResponse(metrics.render(), 200, {"Content-Type": CONTENT_TYPE})
 
+    if status is not None:
+
+        @route("/status.json", "GET", "HEAD", tokens=status_tokens)
+        def show_status() -> HTTPResponse:
+            return _json(status.document())
+
+        for path, (name, kind) in FILES.items():
+            route(path, "GET", "HEAD")(partial(_page, read(name), kind))
+
+    if description is not None:
+        described = json.dumps(description)
+
+        @route("/openapi.json", "GET", "HEAD")
+        def openapi_document() -> HTTPResponse:
+            return HTTPResponse(described, 200, {"Content-Type": "application/json"})
+
+        @route("/docs", "GET", "HEAD")
+        def docs() -> HTTPResponse:
+            if openapi.asset("swagger-ui-bundle.js") is None:
+                detail = "to read /openapi.json here: pip install 'pacifica-uniqueid[docs]'"
+                raise problem(404, "about:blank", "Not Found", detail, {})
+            return _page(read("docs.html"), "text/html; charset=utf-8")
+
+        route("/docs/docs.js", "GET", "HEAD")(
+            partial(_page, read("docs.js"), "text/javascript; charset=utf-8")
+        )
+        for path, (name, kind) in openapi.ASSETS.items():
+            route(path, "GET", "HEAD")(partial(_asset, name, kind))
+
     return app
+
+
+def _page(content: bytes, kind: str) -> HTTPResponse:
+    return HTTPResponse(content, 200, {**HEADERS, "Content-Type": kind})
+
+
+def _asset(name: str, kind: str) -> HTTPResponse:
+    content = openapi.asset(name)
+    if content is None:
+        detail = "the extra docs is not installed"
+        raise problem(404, "about:blank", "Not Found", detail, {})
+    return _page(content, kind)
 
 
 def _json(document: object, status: int = 200) -> HTTPResponse:

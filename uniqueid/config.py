@@ -195,6 +195,11 @@ class Settings:
         str,
         "The same for /metrics, the status page's data and the reasons in /readyz.",
     )
+    status_page: str = _setting(
+        "on",
+        _one_of("on", "off"),
+        "Whether browsers get a status page at /, with its data at /status.json.",
+    )
     log_level: str = _setting(
         "info",
         _one_of("debug", "info", "warning", "error"),

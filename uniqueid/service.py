@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from bottle import Bottle
 
-from uniqueid import __version__, health, logs, schema
+from uniqueid import __version__, health, logs, openapi, schema
 from uniqueid.allocator import Allocator
 from uniqueid.app import make_app
 from uniqueid.auth import Tokens
 from uniqueid.config import Configuration, load
+from uniqueid.database_url import DatabaseURL
 from uniqueid.metrics import Metrics, State
+from uniqueid.status import Status
 from uniqueid.store import Store
 from uniqueid.validation import Limits
 
@@ -27,7 +29,14 @@ class Service:
     store: Store
     allocator: Allocator
     watch: health.Watch
+    status: Status | None
     app: Bottle
+
+    def start(self) -> None:
+        """Start the threads, once; a process that forks does it after the fork."""
+        self.allocator.start()
+        if self.status is not None:
+            self.status.history.start()
 
 
 def make_store(configuration: Configuration, *, create: bool = False, **options: object) -> Store:
@@ -89,6 +98,9 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
         checks={name: check() is None for name, check in at_once.items()},
         counters=watch.latest().counters,
     )
+    status = None
+    if settings.status_page == "on":
+        status = Status(metrics, at_once, _where(configuration.database))
     app = make_app(
         allocator,
         limits,
@@ -96,6 +108,14 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
         metrics=metrics,
         tokens=_tokens("auth_tokens_file", settings.auth_tokens_file),
         status_tokens=_tokens("status_tokens_file", settings.status_tokens_file),
+        status=status,
+        description=openapi.document(
+            max_range=settings.max_range,
+            allowed_modes=settings.allowed_modes,
+            tokens=bool(settings.auth_tokens_file),
+            status_tokens=bool(settings.status_tokens_file),
+            status_page=status is not None,
+        ),
         access_log=logs.AccessLog(settings.access_log) if settings.access_log else None,
     )
     log.info(
@@ -112,11 +132,20 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
             },
         )
     )
-    return Service(configuration, store, allocator, watch, app)
+    return Service(configuration, store, allocator, watch, status, app)
 
 
 def _tokens(name: str, file: str) -> Tokens | None:
     return Tokens(file, f"[uniqueid] {name}") if file else None
+
+
+def _where(database: DatabaseURL) -> dict[str, str]:
+    """Kind and host of a database, for everybody to see."""
+    if database.kind == "sqlite":
+        return {"kind": "SQLite", "host": "a local file"}
+    kind = {"mysql": "MySQL or MariaDB", "postgresql": "PostgreSQL"}[database.kind]
+    host = database.host or "localhost"
+    return {"kind": kind, "host": f"{host}:{database.port}" if database.port else host}
 
 
 def make_watch(configuration: Configuration, allocator: Allocator) -> health.Watch:

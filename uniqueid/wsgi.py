@@ -58,6 +58,6 @@ try:
 except ImportError:
     atexit.register(_service.allocator.close, 30)
 else:
-    # The committer is started after the fork, where threads survive.
-    uwsgi.post_fork_hook = _service.allocator.start
+    # Its threads are started after the fork, where threads survive.
+    uwsgi.post_fork_hook = _service.start
     uwsgi.atexit = _service.allocator.close

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -162,7 +163,7 @@ class History:
         columns: dict[str, list[float | None]] = {
             name: [] for name in ("time", "requests", "ids", "p50", "p95", "p99", "batch")
         }
-        for before, after in zip(samples, samples[1:], strict=False):
+        for before, after in itertools.pairwise(samples):
             seconds = max(after.at - before.at, 0.001)
             pairs = zip(before.durations, after.durations, strict=True)
             counts = [late - early for early, late in pairs]
