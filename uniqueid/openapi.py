@@ -167,7 +167,8 @@ def _root(status_page: bool) -> Schema:
         "root",
         "The service's name" + (", or its status page" if status_page else ""),
         {"200": _answer("It serves.", content)},
-        description="JSON, unless Accept prefers text/html and the status page is on.",
+        description="Nothing is asked of the database."
+        + (" JSON, unless Accept prefers text/html." if status_page else ""),
     )
 
 
