@@ -184,6 +184,8 @@ def test_a_second_server_of_the_file_serves_too(tmp_path: Path) -> None:
     )
     with servers.running(server):
         assert server.allocate("file", 1) == (1, 1)
+        # The two start one after the other.
+        servers.wait_until(lambda: servers.listens(port), "the second address")
         server.port = port
         servers.wait_until(server.ready, "the second server")
         assert server.allocate("file", 1) == (2, 2)

@@ -2,7 +2,7 @@
 
 The tables are the old service's: ``uniqueindex`` with the next ID of each mode, and
 ``uniqueindexsystem`` with the parts of the version, 1.0. Releases up to 0.2.1 had only the first,
-with a 32-bit column on servers; that is version 0.0.
+whose column may have 32 bits on servers (that of 0.2.1 from PyPI has 64); that is version 0.0.
 """
 
 from __future__ import annotations

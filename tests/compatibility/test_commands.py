@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -133,3 +134,42 @@ def test_nothing_is_missing_after_a_plain_installation(path: Path) -> None:
     """pip finds every requirement met, and the old import path is there."""
     run(f"{path}/python -m pip check")
     run(f"{path}/python -c 'import uniqueid.server, pacifica.uniqueid'")
+
+
+def test_make_run_serves_from_a_fresh_checkout(tmp_path: Path) -> None:
+    """The first command of README.md installs what it needs, makes a database and serves."""
+    checkout = tmp_path / "checkout"
+    copied = ("*.py", "*.toml", "*.md", "*.ini", "*.cfg", "Makefile", "LICENSE", ".ci/*")
+    for pattern in (*copied, "uniqueid/**/*", "pacifica/**/*"):
+        for file in servers.CHECKOUT.glob(pattern):
+            if file.is_file() and "__pycache__" not in file.parts:
+                target = checkout / file.relative_to(servers.CHECKOUT)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, target)
+    # pip needs the network, and the server a port 8051 of its own.
+    build = ["make", ".venv/run"]
+    subprocess.run(build, cwd=checkout, check=True, capture_output=True, env=upstream.for_pip())
+    with network.Network() as net:
+        server = subprocess.Popen([*net.prefix, "make", "run"], cwd=checkout)
+        try:
+
+            def up() -> bool:
+                assert server.poll() is None
+                return run_in(net, "curl -fsS http://localhost:8051/") is not None
+
+            servers.wait_until(up, "make run")
+            printed = run_in(net, "curl -fsS 'http://localhost:8051/getid?range=10&mode=file'")
+            assert printed == '{"startIndex": 1, "endIndex": 10}'
+        finally:
+            network.end(server, "make run")
+            servers.wait_until(
+                lambda: run_in(net, "curl -sS http://localhost:8051/") is None, "the end"
+            )
+
+
+def run_in(net: network.Network, command: str) -> str | None:
+    """What a command prints in a network; None when it fails."""
+    done = subprocess.run(
+        [*net.prefix, "sh", "-c", command], capture_output=True, text=True, check=False
+    )
+    return done.stdout if done.returncode == 0 else None
