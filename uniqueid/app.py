@@ -244,8 +244,8 @@ def make_app(
                     metrics.refused.labels(_type_of(response)).inc()
                 count(path, status, seconds, since)
                 if access_log is not None and facts is not None:
-                    if status >= 400:
-                        facts["type"] = _type_of(response)
+                    if hasattr(response, "problem_type"):
+                        facts["type"] = response.problem_type
                     access_log.end(facts, status, perf_counter() - since)
                 return response
 

@@ -48,3 +48,27 @@ def test_no_password_reaches_the_log(mariadb: servers.MariaDB) -> None:
     assert "database=" in log
     for secret in (mariadb.PASSWORD, servers.quote(mariadb.PASSWORD, safe="")):
         assert secret not in log
+
+
+def test_a_problem_reaches_the_log_once() -> None:
+    """However many requests and probes it meets; its end is told as well."""
+    with servers.running(servers.PostgreSQL()) as server:
+        assert isinstance(server, servers.PostgreSQL)
+        url = server.url(server.new_database())
+        with servers.running(Service(url, request_timeout="2")) as service:
+            assert isinstance(service, Service)
+            service.allocate("file", 5)
+            server.stop()
+            for _ in range(10):
+                assert service.get("/getid?range=1&mode=file")[0] == 503
+                assert service.get("/readyz")[0] == 503
+            server.start()
+            servers.wait_until(lambda: service.get("/readyz")[0] == 200, "ready again")
+            assert service.allocate("file", 1)[0] >= 6
+            service.stop()
+            log = service.log.read_text()
+    assert log.count("level=error") == 1
+    assert log.count("not available") == 1
+    assert log.count("the database answers again") == 1
+    assert "503)" not in log
+    assert "Traceback" not in log
