@@ -63,7 +63,7 @@ $(VENV)/uwsgi: $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/run: $(VENV)/wheel $(VENV)/uwsgi
-	@$(BIN)/pip -q --disable-pip-version-check install "$$(echo $(VENV)/dist/*.whl)[postgresql]"
+	@$(BIN)/pip -q --disable-pip-version-check install "$$(echo $(VENV)/dist/*.whl)[postgresql,docs]"
 	@touch $@
 
 $(VENV)/test: $(VENV)/run

@@ -12,6 +12,8 @@ VERSION = re.search(
 assert VERSION is not None
 
 CLIENT = ["requests>=2.31"]
+# Swagger UI's files; none of its code is run here.
+DOCS = ["swagger-ui-py>=23.9.23"]
 POSTGRESQL = ["psycopg2-binary>=2.9.9"]
 
 setup(
@@ -41,8 +43,11 @@ setup(
     # Pony supports Python up to 3.14.
     python_requires=">=3.11",
     # pacifica/ has no __init__.py: other Pacifica services share the namespace.
-    packages=["uniqueid", "pacifica.uniqueid"],
-    package_data={"uniqueid": ["py.typed"]},
+    packages=["uniqueid", "uniqueid.status", "pacifica.uniqueid"],
+    package_data={
+        "uniqueid": ["py.typed"],
+        "uniqueid.status": ["*.html", "*.css", "*.js"],
+    },
     install_requires=[
         "bottle>=0.13.2",
         # For pacifica-uniqueid, which has to work after a plain install as it always did.
@@ -55,13 +60,17 @@ setup(
     extras_require={
         "postgresql": POSTGRESQL,
         "client": CLIENT,
+        "docs": DOCS,
         "test": [
             *POSTGRESQL,
             *CLIENT,
+            *DOCS,
             "hypothesis>=6.100",
             "mypy>=1.11",
             "pytest>=8.2",
             "ruff>=0.6",
+            "schemathesis>=4",
+            "selenium>=4.25",
             "types-requests",
             "types-PyMySQL",
         ],

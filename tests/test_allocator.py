@@ -345,3 +345,24 @@ def test_ranges_are_disjoint_contiguous_and_all_there(
             expected += count
         assert store.values.get(mode, 1) == expected
     assert allocator.close(30)
+
+
+def test_of_a_crowd_that_waits_for_long_only_so_many_stay(store: FakeStore) -> None:
+    """The others give the server's threads back, and who comes then is refused at once."""
+    allocator = Allocator(store, request_timeout=30, crowd=3)
+    store.gate.clear()
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            calls = [pool.submit(allocator.allocate, "file", 1) for _ in range(8)]
+            wait_until(lambda: sum(call.done() for call in calls) == 5, "five refused")
+            refused = [call for call in calls if call.done()]
+            assert {type(call.exception()) for call in refused} == {Overloaded}
+            with pytest.raises(Overloaded):
+                allocator.allocate("file", 1)
+            store.gate.set()
+            firsts = [call.result(30) for call in calls if call not in refused]
+        assert len(set(firsts)) == 3
+        assert allocator.allocate("file", 1) > max(firsts)
+    finally:
+        store.gate.set()
+        allocator.close(30)

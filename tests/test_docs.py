@@ -15,7 +15,7 @@ import pytest
 import servers
 from servers import BIN, CHECKOUT
 
-from uniqueid import app, cli, config, metrics, validation
+from uniqueid import app, cli, config, metrics, status, validation
 
 PAGES = sorted([*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").glob("**/*.md")])
 NAMES = [str(page.relative_to(CHECKOUT)) for page in PAGES]
@@ -83,7 +83,9 @@ class Nobody:
 def test_every_route_is_documented() -> None:
     """Each path with its methods is in the table of docs/http.md."""
     routes: dict[str, set[str]] = {}
-    made = app.make_app(Nobody(), validation.Limits(), metrics=metrics.Metrics())
+    counted = metrics.Metrics()
+    page = status.Status(counted, {}, {})
+    made = app.make_app(Nobody(), validation.Limits(), metrics=counted, status=page, description={})
     for route in made.routes:
         if route.callback.__name__ != "refuse":
             routes.setdefault(route.rule, set()).add(route.method)

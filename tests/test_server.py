@@ -90,7 +90,7 @@ def test_it_says_what_it_does_and_serves_every_route(tmp_path: Path) -> None:
         assert re.search(rf"^\[\d\d/\w+/\d{{4}}:\d\d:\d\d:\d\d\] ENGINE {line}$", log, re.MULTILINE)
     assert "ENGINE Bus EXITED" in log
     assert "Traceback" not in log
-    assert log.count("serves from sqlite") == 1
+    assert log.count("pacifica-uniqueid starts") == 1
 
 
 def wait_for(log: Path, text: str) -> None:

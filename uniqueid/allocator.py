@@ -26,12 +26,15 @@ from uniqueid.errors import (
     Overloaded,
     UniqueIDError,
 )
+from uniqueid.logs import Event
 
 log = logging.getLogger(__name__)
 
 # Seconds between two looks at a database that is down or has gone back, and between two tries of
 # a counter that somebody else holds locked.
 _LOOK_AGAIN = 1.0
+# Seconds after which those who wait beyond `crowd` are sent away.
+_CROWD_PATIENCE = 1.0
 
 
 class Advanced(Protocol):
@@ -70,7 +73,7 @@ class Observer(Protocol):
     """Told what happens, for the metrics."""
 
     def committed(self, requests: int, seconds: float) -> None: ...
-    def handed_out(self, mode: str, count: int, next_id: int) -> None: ...
+    def handed_out(self, mode: str, requests: int, count: int, next_id: int) -> None: ...
     def regressed(self, mode: str) -> None: ...
 
 
@@ -78,7 +81,7 @@ class _Silent:
     def committed(self, requests: int, seconds: float) -> None:
         pass
 
-    def handed_out(self, mode: str, count: int, next_id: int) -> None:
+    def handed_out(self, mode: str, requests: int, count: int, next_id: int) -> None:
         pass
 
     def regressed(self, mode: str) -> None:
@@ -91,6 +94,7 @@ class _Ticket:
     __slots__ = (
         "abandoned",
         "answered",
+        "batch",
         "count",
         "deadline",
         "done",
@@ -104,6 +108,7 @@ class _Ticket:
         self.count = count
         self.deadline = deadline
         self.first = 0
+        self.batch = 0
         self.error: Exception | None = None
         self.abandoned = False
         self.answered = False
@@ -131,6 +136,10 @@ class _Flight:
         self.since = since
 
 
+def _facts(totals: Mapping[str, int]) -> dict[str, object]:
+    return {"modes": ",".join(totals), "ids": sum(totals.values())}
+
+
 class Allocator:
     """Hands out ranges, none twice.
 
@@ -140,6 +149,8 @@ class Allocator:
     :param batch_size: how many of them share a transaction at the most.
     :param repair: whether a counter that went back is raised above the highest ID handed out
         (``on_regression = advance``), or every request is refused until that was done by hand.
+    :param crowd: how many callers may wait for longer than a second. Each holds a thread of the
+        server, which needs some for /livez, /readyz and /metrics just when the database hangs.
     """
 
     def __init__(
@@ -150,6 +161,7 @@ class Allocator:
         queue_size: int = 1000,
         batch_size: int = 500,
         repair: bool = True,
+        crowd: int | None = None,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -158,6 +170,9 @@ class Allocator:
         self._queue_size = queue_size
         self._batch_size = batch_size
         self._repair = repair
+        self._crowd = crowd
+        self._callers: set[_Ticket] = set()
+        self._crowd_lock = threading.Lock()
         self._observer = observer or _Silent()
         self._clock = clock
         self._queue: SimpleQueue[_Ticket | None] = SimpleQueue()
@@ -167,6 +182,7 @@ class Allocator:
         self._regressed: dict[str, CounterRegressed] = {}
         self._looked = 0.0
         self._connections = 0
+        self._batch = 0
         self._down: DatabaseUnavailable | None = None
         self._in_flight: _Flight | None = None
         self._stalled: _Flight | None = None
@@ -184,9 +200,10 @@ class Allocator:
                 self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
                 self._thread.start()
 
-    def allocate(self, mode: str, count: int) -> int:
+    def allocate(self, mode: str, count: int, facts: dict[str, object] | None = None) -> int:
         """Take `count` IDs of a mode for this caller alone.
 
+        :param facts: told how many requests shared the transaction, as `batch`.
         :returns: the first; they end at first + count - 1. The database has them on disk.
         :raises CounterExhausted, TooManyModes, ModeNotStorable: this request can't be met.
         :raises CounterRegressed: the database went back and nobody has mended it yet.
@@ -202,16 +219,49 @@ class Allocator:
             raise Closing
         if self._queue.qsize() >= self._queue_size:
             raise Overloaded(self._queue_size)
-        ticket = _Ticket(mode, count, self._clock() + self._timeout)
-        self._queue.put(ticket)
-        if self._ended:
-            self._fail_queued(Closing())
-        if not ticket.done.acquire(timeout=self._timeout):
-            raise self._give_up(ticket)
+        now = self._clock()
+        if self._crowd is not None and len(self._callers) >= self._crowd and self._slow(now):
+            raise Overloaded(self._crowd)
+        ticket = _Ticket(mode, count, now + self._timeout)
+        # Adding to a set is one step for CPython's threads, and cheaper than a lock.
+        self._callers.add(ticket)
+        try:
+            self._queue.put(ticket)
+            if self._ended:
+                self._fail_queued(Closing())
+            if not self._answered(ticket):
+                raise self._give_up(ticket)
+        finally:
+            self._callers.discard(ticket)
         if ticket.error is not None:
             # One error may go to many callers; each starts a traceback of its own.
             raise ticket.error.with_traceback(None)
+        if facts is not None:
+            facts["batch"] = ticket.batch
         return ticket.first
+
+    def _answered(self, ticket: _Ticket) -> bool:
+        """Wait for the answer, up to the deadline, or for a second where there is a crowd.
+
+        :raises Overloaded: when this caller is one too many.
+        """
+        if self._crowd is None or self._timeout <= _CROWD_PATIENCE:
+            return ticket.done.acquire(timeout=self._timeout)
+        if ticket.done.acquire(timeout=_CROWD_PATIENCE):
+            return True
+        # One by one, so that no more leave than have to.
+        with self._crowd_lock:
+            if len(self._callers) > self._crowd:
+                ticket.abandoned = True
+                self._callers.discard(ticket)
+                raise Overloaded(self._crowd)
+        return ticket.done.acquire(timeout=self._timeout - _CROWD_PATIENCE)
+
+    def _slow(self, now: float) -> bool:
+        """Whether those who wait have done so for a second."""
+        flight = self._in_flight
+        stuck = flight is not None and now - flight.since >= _CROWD_PATIENCE
+        return stuck or bool(self._deferred)
 
     @property
     def waiting(self) -> int:
@@ -237,6 +287,11 @@ class Allocator:
     def regressed(self) -> Mapping[str, CounterRegressed]:
         """The counters that went back and were not mended."""
         return dict(self._regressed)
+
+    @property
+    def floors(self) -> Mapping[str, int]:
+        """Counter to the lowest ID that may still be handed out, of those used so far."""
+        return dict(self._floors)
 
     def close(self, timeout: float | None = None) -> bool:
         """Take no more requests, answer those that wait, and end the committer.
@@ -371,7 +426,11 @@ class Allocator:
             outcomes = self._store.advance(
                 totals, self._floors, repair=self._repair, deadline=deadline
             )
-            self._observer.committed(sum(map(len, waiting.values())), self._clock() - started)
+            self._batch = sum(map(len, waiting.values()))
+            seconds = self._clock() - started
+            self._observer.committed(self._batch, seconds)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug(Event("committed", batch=self._batch, duration=seconds, **_facts(totals)))
             again: dict[str, list[_Ticket]] = {}
             for mode, outcome in outcomes.items():
                 tickets = waiting[mode]
@@ -400,9 +459,10 @@ class Allocator:
             self._tell_regression(advanced.counter, advanced.found, first)
         self._floors[advanced.counter] = first + total
         for ticket in tickets:
+            ticket.batch = self._batch
             ticket.give(first)
             first += ticket.count
-        self._observer.handed_out(mode, total, first)
+        self._observer.handed_out(mode, len(tickets), total, first)
         if advanced.regressed:
             self._look_at_all()
 
@@ -448,11 +508,16 @@ class Allocator:
 
     def _tell_regression(self, mode: str, found: int, floor: int) -> None:
         log.error(
-            "COUNTER WENT BACK: mode %r: the database says that the next ID is %d, but IDs up to"
-            " %d were handed out. It was restored from a backup or failed over to a replica that"
-            " lagged. The counter is raised to %d; check what else the database has lost.",
-            mode, found, floor - 1, floor,
-        )  # fmt: skip
+            Event(
+                f"COUNTER WENT BACK: mode {mode!r}: the database says that the next ID is {found},"
+                f" but IDs up to {floor - 1} were handed out. It was restored from a backup or"
+                f" failed over to a replica that lagged. The counter is raised to {floor}; check"
+                " what else the database has lost.",
+                mode=mode,
+                found=found,
+                expected=floor,
+            )
+        )
         self._observer.regressed(mode)
 
     def _note_regressed(self, error: CounterRegressed) -> None:

@@ -6,12 +6,18 @@ import json
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from time import perf_counter
 from typing import Any, Protocol
 
 from bottle import Bottle, HTTPError, HTTPResponse, request
 
-from uniqueid import errors, validation
+from uniqueid import errors, openapi, validation
+from uniqueid.auth import Tokens
+from uniqueid.health import Checks
+from uniqueid.logs import AccessLog
 from uniqueid.metrics import CONTENT_TYPE, Metrics
+from uniqueid.status import FILES, HEADERS, Status, prefers_html, read
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +48,8 @@ NONCE = "X-Request-Nonce"
 _NONCE_HEADER = "HTTP_X_REQUEST_NONCE"
 # Where the nonce of a request waits for its response.
 _NONCE_KEY = "uniqueid.nonce"
+# Where the facts for a request's log line are collected.
+_FACTS_KEY = "uniqueid.facts"
 # What a handler or plug-in may say of these does not count; a validator would let a cache ask
 # whether its copy is still good.
 _NOT_FROM_HANDLERS = frozenset(
@@ -54,11 +62,8 @@ StartResponse = Callable[..., Any]
 class Allocating(Protocol):
     """The part of the allocator which a request needs."""
 
-    def allocate(self, mode: str, count: int) -> int: ...
+    def allocate(self, mode: str, count: int, facts: dict[str, object] | None = None) -> int: ...
 
-
-Checks = Mapping[str, Callable[[], str | None]]
-"""By name, what `/readyz` asks; the answer is what is wrong, or None."""
 
 # Error class to status, problem type, title and seconds after which to try again.
 _PROBLEMS: dict[type[errors.UniqueIDError], tuple[int, str, str, int | None]] = {
@@ -90,15 +95,26 @@ def problem(
         "message": detail,
         **more,
     }
-    return HTTPResponse(
+    response = HTTPResponse(
         json.dumps(document),
         status,
         {**headers, "Content-Type": "application/problem+json"},
     )
+    response.problem_type = type
+    return response
+
+
+def _type_of(response: HTTPResponse) -> str:
+    """The type of a problem, or its status where the type says nothing."""
+    type: str = getattr(response, "problem_type", "about:blank")
+    return str(response.status_code) if type == "about:blank" else type
 
 
 class _Application(Bottle):  # type: ignore[misc]
     """Bottle, with what must hold for every response in the one place that all of them pass."""
+
+    count_unrouted: Callable[[int], None] | None = None
+    """Told the status of what no route has answered."""
 
     def wsgi(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         def start_uncached(
@@ -120,6 +136,8 @@ class _Application(Bottle):  # type: ignore[misc]
             return result
         except Exception as error:
             response = error if isinstance(error, HTTPResponse) else _unexpected(error)
+            if self.count_unrouted is not None:
+                self.count_unrouted(response.status_code)
             start_uncached(response.status_line, response.headerlist)
             return [response.body.encode()]
 
@@ -145,6 +163,8 @@ class _Application(Bottle):  # type: ignore[misc]
             404: f"there is nothing at {request.path}",
             405: f"{request.method} is not allowed here",
         }.get(error.status_code, str(error.body))
+        if self.count_unrouted is not None:
+            self.count_unrouted(error.status_code)
         return problem(
             error.status_code,
             "about:blank",
@@ -160,6 +180,11 @@ def make_app(
     *,
     checks: Checks | None = None,
     metrics: Metrics | None = None,
+    access_log: AccessLog | None = None,
+    tokens: Tokens | None = None,
+    status_tokens: Tokens | None = None,
+    status: Status | None = None,
+    description: Mapping[str, Any] | None = None,
 ) -> Bottle:
     """The WSGI application.
 
@@ -167,6 +192,11 @@ def make_app(
     :param limits: what a request may ask for.
     :param checks: what `/readyz` asks, by name.
     :param metrics: where requests are counted, and what `/metrics` shows.
+    :param access_log: where requests are written down.
+    :param tokens: one of these is needed for IDs.
+    :param status_tokens: one of these is needed for what is told about the service.
+    :param status: the status page; None for none.
+    :param description: what `/openapi.json` answers.
     """
     # What a handler raises comes to _Application.wsgi, not to Bottle's page in HTML.
     app = _Application()
@@ -174,27 +204,53 @@ def make_app(
     # A counter for each route and status is looked up once, not for each request.
     counted: dict[tuple[str, int], Any] = {}
 
-    def count(route: str, status: int) -> None:
+    def count(route: str, status: int, seconds: Any, since: float) -> None:
         if metrics is not None:
             child = counted.get((route, status))
             if child is None:
                 child = counted[route, status] = metrics.requests.labels(route, str(status))
             child.inc()
+            seconds.observe(perf_counter() - since)
 
-    def route(path: str, *methods: str) -> Callable[[Callable[[], HTTPResponse]], None]:
+    if metrics is not None:
+        unrouted = metrics.request_seconds.labels("other")
+        app.count_unrouted = lambda status: count("other", status, unrouted, perf_counter())
+
+    def route(
+        path: str, *methods: str, tokens: Tokens | None = None
+    ) -> Callable[[Callable[[], HTTPResponse]], None]:
+        seconds = None if metrics is None else metrics.request_seconds.labels(path)
+
         def add(handler: Callable[[], HTTPResponse]) -> None:
             def guarded() -> HTTPResponse:
+                since = perf_counter()
+                facts = None
+                if access_log is not None:
+                    facts = access_log.begin(request.environ)
+                    if facts is not None:
+                        request.environ[_FACTS_KEY] = facts
                 try:
+                    if tokens is not None:
+                        name = tokens.require(request.environ)
+                        if facts is not None:
+                            facts["token"] = name
                     response = handler()
                 except HTTPResponse as refused:
                     response = refused
                 except Exception as error:
                     response = _response_to(error)
-                count(path, response.status_code)
+                status = response.status_code
+                if status >= 400 and path == "/getid" and metrics is not None:
+                    metrics.refused.labels(_type_of(response)).inc()
+                count(path, status, seconds, since)
+                if access_log is not None and facts is not None:
+                    if hasattr(response, "problem_type"):
+                        facts["type"] = response.problem_type
+                    access_log.end(facts, status, perf_counter() - since)
                 return response
 
             def refuse() -> HTTPResponse:
-                count(path, 405)
+                count(path, 405, seconds, perf_counter())
                 detail = f"{request.method} is not allowed here; allowed are {', '.join(methods)}"
                 allow = {"Allow": ", ".join(methods)}
                 return problem(405, "about:blank", "Method Not Allowed", detail, allow)
@@ -210,9 +266,11 @@ def make_app(
 
     @route("/", "GET", "HEAD")
     def root() -> HTTPResponse:
+        if status is not None and prefers_html(request.environ.get("HTTP_ACCEPT", "")):
+            return _page(read("status.html"), "text/html; charset=utf-8")
         return _json({"message": "Pacifica UniqueID Up and Running"})
 
-    @route("/getid", "GET", "POST")
+    @route("/getid", "GET", "POST", tokens=tokens)
     def getid() -> HTTPResponse:
         environ = request.environ
         query = environ.get("QUERY_STRING", "")
@@ -233,7 +291,13 @@ def make_app(
             # The answer of the old service, which Ingest expects for a bundle without files.
             answer: dict[str, object] = {"startIndex": -1, "endIndex": -3}
         else:
-            first = allocator.allocate(asked.mode, asked.count)
+            facts = environ.get(_FACTS_KEY)
+            if facts is None:
+                first = allocator.allocate(asked.mode, asked.count)
+            else:
+                facts["mode"], facts["range"] = asked.mode, asked.count
+                first = allocator.allocate(asked.mode, asked.count, facts)
+                facts["start"] = first
             answer = {"startIndex": first, "endIndex": first + asked.count - 1}
         if asked.nonce_in_query:
             answer["nonce"] = asked.nonce
@@ -246,6 +310,12 @@ def make_app(
     def readyz() -> HTTPResponse:
         found = {name: check() for name, check in (checks or {}).items()}
         wrong = {name: reason for name, reason in found.items() if reason is not None}
+        if wrong and status_tokens is not None:
+            # A probe has no token, and need not know hosts and users.
+            try:
+                status_tokens.require(request.environ)
+            except errors.Unauthorized:
+                found |= dict.fromkeys(wrong, "failed")
         document = {
             "status": "unavailable" if wrong else "ok",
             "checks": {name: reason or "ok" for name, reason in found.items()},
@@ -257,11 +327,52 @@ def make_app(
 
     if metrics is not None:
 
-        @route("/metrics", "GET", "HEAD")
+        @route("/metrics", "GET", "HEAD", tokens=status_tokens)
         def show_metrics() -> HTTPResponse:
             return HTTPResponse(metrics.render(), 200, {"Content-Type": CONTENT_TYPE})
 
+    if status is not None:
+
+        @route("/status.json", "GET", "HEAD", tokens=status_tokens)
+        def show_status() -> HTTPResponse:
+            return _json(status.document())
+
+        for path, (name, kind) in FILES.items():
+            route(path, "GET", "HEAD")(partial(_page, read(name), kind))
+
+    if description is not None:
+        described = json.dumps(description)
+
+        @route("/openapi.json", "GET", "HEAD")
+        def openapi_document() -> HTTPResponse:
+            return HTTPResponse(described, 200, {"Content-Type": "application/json"})
+
+        @route("/docs", "GET", "HEAD")
+        def docs() -> HTTPResponse:
+            if openapi.asset("swagger-ui-bundle.js") is None:
+                detail = "to read /openapi.json here: pip install 'pacifica-uniqueid[docs]'"
+                raise problem(404, "about:blank", "Not Found", detail, {})
+            return _page(read("docs.html"), "text/html; charset=utf-8")
+
+        route("/docs/docs.js", "GET", "HEAD")(
+            partial(_page, read("docs.js"), "text/javascript; charset=utf-8")
+        )
+        for path, (name, kind) in openapi.ASSETS.items():
+            route(path, "GET", "HEAD")(partial(_asset, name, kind))
+
     return app
+
+
+def _page(content: bytes, kind: str) -> HTTPResponse:
+    return HTTPResponse(content, 200, {**HEADERS, "Content-Type": kind})
+
+
+def _asset(name: str, kind: str) -> HTTPResponse:
+    content = openapi.asset(name)
+    if content is None:
+        detail = "the extra docs is not installed"
+        raise problem(404, "about:blank", "Not Found", detail, {})
+    return _page(content, kind)
 
 
 def _json(document: object, status: int = 200) -> HTTPResponse:
@@ -310,6 +421,9 @@ def _response_to(error: Exception) -> HTTPResponse:
         ]
         type = error.faults[0].type
         return problem(400, type, _FAULT_TITLES[type], str(error), {}, errors=faults)
+    if isinstance(error, errors.Unauthorized):
+        headers = {"WWW-Authenticate": error.challenge}
+        return problem(401, "unauthorized", "A token is needed", str(error), headers)
     known = _PROBLEMS.get(error.__class__) if isinstance(error, errors.UniqueIDError) else None
     if known is None:
         return _unexpected(error)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from uniqueid import __version__, config, probe, schema, service
+from uniqueid import __version__, config, logs, probe, schema, service
 from uniqueid.errors import MAX_ID, ConfigError, TooManyModes, UniqueIDError
 from uniqueid.store import Advanced, Store
 from uniqueid.validation import MAX_MODE_LENGTH, is_mode
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _load(arguments: argparse.Namespace) -> config.Configuration:
     configuration = config.load(arguments.config)
-    service.set_up_logging(configuration.settings.log_level)
+    logs.set_up(configuration.settings.log_level, configuration.settings.log_format)
     return configuration
 
 

@@ -24,6 +24,7 @@ import logging
 import math
 import os
 import random
+import re
 import secrets
 import threading
 import time
@@ -33,6 +34,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -177,6 +179,8 @@ class Client:
         random time of up to 0.1 seconds, doubled each time up to 10 seconds, or for what the
         service says in Retry-After.
     :param method: POST, which no proxy sends twice and hardly any keeps, or GET.
+    :param token: what the service's `auth_tokens_file` knows the SHA-256 of, or a function that
+        returns it, called for every request, so that it can change.
     :param new_session: makes the sessions of `requests`, which hold what a site needs:
         certificates, proxies, credentials. Each is used by one thread at a time.
     :raises ValueError: for a parameter that cannot be used.
@@ -189,6 +193,7 @@ class Client:
         timeout: float = 15.0,
         attempts: int = 6,
         method: str = "POST",
+        token: str | Callable[[], str] | None = None,
         new_session: Callable[[], requests.Session] = requests.Session,
     ) -> None:
         self._endpoint, self._shown = endpoint(url)
@@ -197,6 +202,9 @@ class Client:
             raise ValueError(f"attempts is {attempts!r}: give 1 or more")
         if method not in ("POST", "GET"):
             raise ValueError(f"method is {method!r}: give POST or GET")
+        if isinstance(token, str):
+            check_token(token)
+        self._token = token
         self._timeout = timeout
         self._attempts = attempts
         self._method = method
@@ -300,6 +308,7 @@ class Client:
         # In the query for both methods: the service then returns the nonce in the document as
         # well, where no proxy drops it, and a cache which heeds the query has a new key.
         target = f"{self._endpoint}?range={count}&mode={quote(mode, safe='')}&nonce={nonce}"
+        auth = None if self._token is None else bearer(self._token)
         session = connections.take(self._new_session)
         sent = time.monotonic()
         try:
@@ -307,6 +316,7 @@ class Client:
                 method,
                 target,
                 headers=_AROUND_CACHES,
+                auth=auth,
                 timeout=self._timeout,
                 allow_redirects=False,
             )
@@ -617,6 +627,42 @@ def check_timeout(timeout: float) -> None:
         raise ValueError(
             f"timeout is {timeout!r}: give a number of seconds above 0, at most {MAX_TIMEOUT}"
         )
+
+
+def check_token(token: str, what: str = "token") -> str:
+    """The token itself, if it can be sent (RFC 6750, 2.1); the error does not show it.
+
+    :raises ValueError: when it cannot.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9._~+/-]{1,512}=*", token, re.ASCII):
+        raise ValueError(f"{what}: give 1 to 512 letters, digits and ._~+/-, with = at the end")
+    return token
+
+
+def read_token(file: str) -> str:
+    """The token in a file: its text, without white space around it.
+
+    :raises ValueError: when there is none, or it cannot be sent.
+    """
+    try:
+        text = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ValueError(f"token file {file!r}: {reason}") from None
+    return check_token(text, f"the token in {file!r}")
+
+
+def bearer(
+    token: str | Callable[[], str],
+) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
+    """Sends a token, as `requests` wants it: a header alone would lose against a ~/.netrc."""
+    text = token if isinstance(token, str) else check_token(token())
+
+    def add(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
+        prepared.headers["Authorization"] = f"Bearer {text}"
+        return prepared
+
+    return add
 
 
 def check_mode(mode: str) -> None:

@@ -184,10 +184,37 @@ class Settings:
         " failover or a restored backup: advance goes on above the highest ID handed out, stop"
         " refuses every request until an operator has advanced the counters.",
     )
+    auth_tokens_file: str = _setting(
+        "",
+        str,
+        "A file with a name and the SHA-256 of a token on each line: only requests that carry one"
+        " of the tokens get IDs. Empty: everybody does.",
+    )
+    status_tokens_file: str = _setting(
+        "",
+        str,
+        "The same for /metrics, the status page's data and the reasons in /readyz.",
+    )
+    status_page: str = _setting(
+        "on",
+        _one_of("on", "off"),
+        "Whether browsers get a status page at /, with its data at /status.json.",
+    )
     log_level: str = _setting(
         "info",
         _one_of("debug", "info", "warning", "error"),
         "The least severe log lines that are written.",
+    )
+    log_format: str = _setting(
+        "keyvalue",
+        _one_of("keyvalue", "json"),
+        "How a log line is written: key=value pairs, or a JSON object.",
+    )
+    access_log: int = _setting(
+        "0",
+        _whole(0, 1_000_000),
+        "A log line for one request in so many: 1 for each, 100 for one in a hundred, 0 for none."
+        " At full speed a line costs about as much as the request.",
     )
 
 

@@ -131,3 +131,11 @@ class SchemaError(UniqueIDError):
         self.found = found
         self.remedy = remedy
         super().__init__(f"{found}; {remedy}")
+
+
+class Unauthorized(UniqueIDError):
+    """A request without a token that counts; `challenge` is what WWW-Authenticate says."""
+
+    def __init__(self, detail: str, challenge: str) -> None:
+        self.challenge = challenge
+        super().__init__(detail)

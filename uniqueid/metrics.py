@@ -1,32 +1,83 @@
-"""What the service counts, in Prometheus' terms."""
+"""What the service counts, in Prometheus' terms.
+
+Names follow https://prometheus.io/docs/practices/naming/: base units, `_total` on counters. What
+only the committer thread counts is kept in plain numbers, which it alone writes, and put into
+Prometheus' words when somebody reads them; a request pays for one counter and one histogram.
+"""
 
 from __future__ import annotations
 
+import platform
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from uniqueid import __version__
+from uniqueid.errors import MAX_ID
 
 if TYPE_CHECKING:
     from uniqueid.database_errors import Cause
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-# One series a mode, and modes are what clients say: the rest share one.
-_MAX_MODE_LABELS = 50
-_OTHER = "other"
+MODE_LABELS = 50
+"""How many modes have series of their own. Modes are what clients say: the rest share one."""
+OTHER = "other"
+
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Upper bounds of the requests' durations."""
+COMMIT_SECONDS = (0.0005, *SECONDS)
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+@dataclass
+class Tally:
+    """What one mode got from this process."""
+
+    allocations: int = 0
+    ids: int = 0
+    next_id: int = 0
+    """As of the last allocation here; 0 for what several modes share."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What is read when somebody looks, instead of counted when it happens."""
+
+    waiting: int = 0
+    reconnects: int = 0
+    checks: Mapping[str, bool] = field(default_factory=dict)
+    """By name, whether it passes."""
+    counters: Mapping[str, int] = field(default_factory=dict)
+    """Each mode of the database and its next ID."""
 
 
 class Metrics:
     """The collectors of one process, in a registry of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, database_kind: str = "") -> None:
+        # A series with the time of birth beside each counter, which nobody reads.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
-        self._modes: set[str] = set()
-        self._modes_lock = threading.Lock()
+        ProcessCollector(registry=self.registry)
+        self.tallies: dict[str, Tally] = {}
+        """By mode, written by the committer alone."""
+        self.state: Callable[[], State] = State
+        self._regressions: dict[str, int] = {}
+        self._regressions_lock = threading.Lock()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=self.registry)
@@ -34,47 +85,42 @@ class Metrics:
         self.requests = counter(
             "uniqueid_http_requests", "Requests answered, by route and status.", "route", "status"
         )
-        self.ids = counter("uniqueid_ids", "IDs handed out, by mode.", "mode")
-        self.next_id = Gauge(
-            "uniqueid_next_id",
-            "The next ID of a mode, as of the last allocation here.",
-            ["mode"],
+        self.request_seconds = Histogram(
+            "uniqueid_http_request_duration_seconds",
+            "Seconds from a request's arrival in the application to its answer, by route.",
+            ["route"],
+            buckets=SECONDS,
             registry=self.registry,
+        )
+        self.refused = counter(
+            "uniqueid_refused",
+            "Requests for IDs that got none, by the type of the problem document.",
+            "type",
         )
         self.transactions = counter("uniqueid_transactions", "Transactions committed.")
         self.batch = Histogram(
             "uniqueid_batch_requests",
             "Requests that shared a transaction.",
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+            buckets=BATCHES,
             registry=self.registry,
         )
         self.commit_seconds = Histogram(
-            "uniqueid_commit_seconds",
+            "uniqueid_commit_duration_seconds",
             "Seconds that a transaction took, its retries included.",
-            buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+            buckets=COMMIT_SECONDS,
             registry=self.registry,
         )
         self.retries = counter(
             "uniqueid_transaction_retries", "Transactions tried again, by cause.", "cause"
         )
-        self.regressions = counter(
-            "uniqueid_counter_regressions",
-            "Times that a counter in the database was found below what was handed out, by mode.",
-            "mode",
-        )
         build = Gauge(
-            "uniqueid_build_info", "The release that runs.", ["version"], registry=self.registry
-        )
-        build.labels(__version__).set(1)
-
-    def watch_queue(self, waiting: Callable[[], float]) -> None:
-        """Read the number of waiting requests from a function when the metrics are read."""
-        gauge = Gauge(
-            "uniqueid_queue_requests",
-            "Requests that wait for a transaction.",
+            "uniqueid_build_info",
+            "1, with the release, its Python and the kind of database in the labels.",
+            ["version", "python", "database"],
             registry=self.registry,
         )
-        gauge.set_function(waiting)
+        build.labels(__version__, platform.python_version(), database_kind).set(1)
+        self.registry.register(_Reading(self))
 
     def render(self) -> bytes:
         """The text that Prometheus reads."""
@@ -88,26 +134,113 @@ class Metrics:
         self.batch.observe(requests)
         self.commit_seconds.observe(seconds)
 
-    def handed_out(self, mode: str, count: int, next_id: int) -> None:
-        """So many IDs of a mode went out."""
-        label = self._label(mode)
-        self.ids.labels(label).inc(count)
-        if label != _OTHER:
-            self.next_id.labels(label).set(next_id)
+    def handed_out(self, mode: str, requests: int, count: int, next_id: int) -> None:
+        """So many IDs of a mode went out to so many requests; from one thread alone."""
+        tally = self.tallies.get(mode)
+        if tally is None:
+            if len(self.tallies) < MODE_LABELS and mode != OTHER:
+                tally = self.tallies[mode] = Tally()
+            else:
+                tally = self.tallies.setdefault(OTHER, Tally())
+        tally.allocations += requests
+        tally.ids += count
+        tally.next_id = next_id
 
     def regressed(self, mode: str) -> None:
         """A counter was found below what was handed out of it."""
-        self.regressions.labels(self._label(mode)).inc()
+        with self._regressions_lock:
+            if mode not in self._regressions and len(self._regressions) >= MODE_LABELS:
+                mode = OTHER
+            self._regressions[mode] = self._regressions.get(mode, 0) + 1
 
     def retried(self, cause: Cause) -> None:
         """A transaction is tried again."""
         self.retries.labels(cause.value).inc()
 
-    def _label(self, mode: str) -> str:
-        if mode in self._modes:
-            return mode
-        with self._modes_lock:
-            if len(self._modes) < _MAX_MODE_LABELS:
-                self._modes.add(mode)
-                return mode
-        return _OTHER
+    # -- for those who look -------------------------------------------------------------------
+
+    @property
+    def regressions(self) -> Mapping[str, int]:
+        """How often each counter was found below what was handed out of it."""
+        with self._regressions_lock:
+            return dict(self._regressions)
+
+    def next_ids(self, counters: Mapping[str, int]) -> dict[str, int]:
+        """The next ID of the modes used here, then of the fullest others, up to `MODE_LABELS`."""
+        found = {
+            mode: max(tally.next_id, counters.get(mode, 0))
+            for mode, tally in list(self.tallies.items())
+            if mode != OTHER
+        }
+        for mode in sorted(counters, key=counters.__getitem__, reverse=True):
+            if len(found) >= MODE_LABELS:
+                break
+            if mode != OTHER:
+                found.setdefault(mode, counters[mode])
+        return found
+
+
+class _Reading(Collector):
+    """Puts what is kept in plain numbers, or elsewhere, into Prometheus' words."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        metrics = self._metrics
+        state = metrics.state()
+
+        allocations = CounterMetricFamily(
+            "uniqueid_allocations", "Requests for IDs that were met, by mode.", labels=["mode"]
+        )
+        ids = CounterMetricFamily("uniqueid_ids", "IDs handed out, by mode.", labels=["mode"])
+        for mode, tally in list(metrics.tallies.items()):
+            allocations.add_metric([mode], tally.allocations)
+            ids.add_metric([mode], tally.ids)
+        yield allocations
+        yield ids
+
+        next_id = GaugeMetricFamily(
+            "uniqueid_next_id",
+            "The next ID of a mode, by the database and by the last allocation here.",
+            labels=["mode"],
+        )
+        used = GaugeMetricFamily(
+            "uniqueid_space_used_ratio",
+            "The share of a mode's 63-bit space that is used, from 0 to 1.",
+            labels=["mode"],
+        )
+        for mode, value in metrics.next_ids(state.counters).items():
+            next_id.add_metric([mode], value)
+            used.add_metric([mode], (value - 1) / MAX_ID)
+        yield next_id
+        yield used
+        yield GaugeMetricFamily(
+            "uniqueid_modes", "Counters that there are in the database.", len(state.counters)
+        )
+
+        regressions = CounterMetricFamily(
+            "uniqueid_counter_regressions",
+            "Times that a counter in the database was found below what was handed out, by mode.",
+            labels=["mode"],
+        )
+        for mode, times in metrics.regressions.items():
+            regressions.add_metric([mode], times)
+        yield regressions
+        yield CounterMetricFamily(
+            "uniqueid_database_reconnects",
+            "Connections to the database that took the place of a lost one.",
+            state.reconnects,
+        )
+        yield GaugeMetricFamily(
+            "uniqueid_queue_requests", "Requests that wait for a transaction.", state.waiting
+        )
+        ok = GaugeMetricFamily(
+            "uniqueid_check_ok", "1 where a check of /readyz passes, else 0.", labels=["check"]
+        )
+        for name, passes in state.checks.items():
+            ok.add_metric([name], passes)
+        yield ok
+        yield GaugeMetricFamily(
+            "uniqueid_ready", "1 if all checks of /readyz pass, else 0.", all(state.checks.values())
+        )

@@ -77,9 +77,10 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def getid(arguments: argparse.Namespace) -> int:
     """Print the first and the last ID of a range."""
-    from uniqueid.client import Client
+    from uniqueid.client import Client, read_token
 
-    with Client(arguments.url, timeout=arguments.timeout) as client:
+    token = None if arguments.token_file is None else read_token(arguments.token_file)
+    with Client(arguments.url, timeout=arguments.timeout, token=token) as client:
         ids = client.get_range(arguments.mode, arguments.range)
     if arguments.json:
         answer = {"mode": ids.mode, "startIndex": ids.first, "endIndex": ids.last}
@@ -91,11 +92,13 @@ def getid(arguments: argparse.Namespace) -> int:
 
 def probe(arguments: argparse.Namespace) -> int:
     """Print what identical requests got; 1 when an answer was not made for its request."""
-    from uniqueid.client import check_mode, check_timeout, endpoint
+    from uniqueid.client import check_mode, check_timeout, endpoint, read_token
 
     url, shown = endpoint(arguments.url)
     check_mode(arguments.mode)
     check_timeout(arguments.timeout)
+    if arguments.token_file is not None:
+        arguments.token = read_token(arguments.token_file)
     report = _measure(url, shown, arguments)
     if arguments.json:
         print(json.dumps(report.document(), ensure_ascii=False, indent=2))
@@ -114,6 +117,11 @@ def _add_url(command: argparse.ArgumentParser) -> None:
         default=15.0,
         metavar="SECONDS",
         help="for a connection, and for an answer (default: %(default)g)",
+    )
+    command.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="a file with the token to send; not an option, which ps would show to everyone",
     )
 
 
@@ -362,12 +370,18 @@ def _measure(url: str, shown: str, arguments: argparse.Namespace) -> _Report:
 def _ask_all(group: _Group, url: str, arguments: argparse.Namespace) -> None:
     import requests
 
+    from uniqueid.client import bearer
+
     local = threading.local()
     sessions = []
+
+    token = getattr(arguments, "token", None)
+    auth = None if token is None else bearer(token)
 
     def ask(_number: int) -> _Answer | str:
         if not hasattr(local, "session"):
             local.session = requests.Session()
+            local.session.auth = auth
             sessions.append(local.session)
         try:
             return _ask(local.session, group, url, arguments.timeout)

@@ -101,7 +101,7 @@ def run(
     app = with_headers(built.app, cp_file.headers) if cp_file and cp_file.headers else built.app
     cherrypy.tree.graft(with_access_log(with_whole_path(app)), "/")
     engine = cherrypy.engine
-    engine.subscribe("start", built.allocator.start)
+    engine.subscribe("start", built.start)
     # After the HTTP server, which stops before: its threads still wait for their answers.
     engine.subscribe(
         "exit", lambda: built.allocator.close(configuration.settings.request_timeout + 5)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-import sys
 from dataclasses import dataclass
 
 from bottle import Bottle
 
-from uniqueid import __version__, schema
+from uniqueid import __version__, health, logs, openapi, schema
 from uniqueid.allocator import Allocator
-from uniqueid.app import Checks, make_app
+from uniqueid.app import make_app
+from uniqueid.auth import Tokens
 from uniqueid.config import Configuration, load
-from uniqueid.metrics import Metrics
+from uniqueid.database_url import DatabaseURL
+from uniqueid.metrics import Metrics, State
+from uniqueid.status import Status
 from uniqueid.store import Store
 from uniqueid.validation import Limits
 
@@ -26,17 +28,15 @@ class Service:
     configuration: Configuration
     store: Store
     allocator: Allocator
+    watch: health.Watch
+    status: Status | None
     app: Bottle
 
-
-def set_up_logging(level: str) -> None:
-    """Lines to standard error, unless somebody has set up logging already."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    logging.getLogger("uniqueid").setLevel(level.upper())
+    def start(self) -> None:
+        """Start the threads, once; a process that forks does it after the fork."""
+        self.allocator.start()
+        if self.status is not None:
+            self.status.history.start()
 
 
 def make_store(configuration: Configuration, *, create: bool = False, **options: object) -> Store:
@@ -51,24 +51,26 @@ def make_store(configuration: Configuration, *, create: bool = False, **options:
     )
 
 
-def build(configuration: Configuration | None = None) -> Service:
+def build(configuration: Configuration | None = None, *, threads: int = 64) -> Service:
     """Everything but the server, checked: the database answers and has the right schema.
 
     The connection made for that is closed again, since the caller may fork.
 
+    :param threads: how many the server has for requests.
     :raises ConfigError: for a setting that cannot be used.
     :raises DatabaseUnavailable: when the database was not reached in `connect_attempts`.
     :raises SchemaError: when the schema needs ``dbsync``, or a newer release.
     """
     configuration = configuration or load()
     settings = configuration.settings
-    set_up_logging(settings.log_level)
+    logs.set_up(settings.log_level, settings.log_format)
     for warning in configuration.warnings:
         log.warning("%s", warning)
-    metrics = Metrics()
+    metrics = Metrics(configuration.database.kind)
     store = make_store(configuration, on_retry=metrics.retried)
     store.connect(settings.connect_attempts, settings.connect_wait)
     schema.require(store)
+    version = "{}.{}".format(*(schema.inspect(store).version or (0, 0)))
     store.disconnect()
     allocator = Allocator(
         store,
@@ -76,31 +78,83 @@ def build(configuration: Configuration | None = None) -> Service:
         queue_size=settings.queue_size,
         batch_size=settings.batch_size,
         repair=settings.on_regression == "advance",
+        # Threads for others than those who wait for a database that hangs.
+        crowd=max(1, threads - max(1, threads // 8)),
         observer=metrics,
     )
-    metrics.watch_queue(lambda: allocator.waiting)
     limits = Limits(
         max_range=settings.max_range,
         allowed_modes=frozenset(settings.allowed_modes) or None,
         allowed_modes_text=", ".join(settings.allowed_modes),
     )
-    app = make_app(allocator, limits, checks=checks(allocator), metrics=metrics)
-    log.info("pacifica-uniqueid %s serves from %s", __version__, configuration.database)
-    return Service(configuration, store, allocator, app)
+    watch = make_watch(configuration, allocator)
+    repair = settings.on_regression == "advance"
+    checks = health.checks(allocator, watch.look, repair=repair)
+    at_once = health.checks(allocator, watch.latest, repair=repair)
+    metrics.state = lambda: State(
+        waiting=allocator.waiting,
+        # The first was made for the checks above, the second for the committer.
+        reconnects=max(0, store.connections - 2),
+        checks={name: check() is None for name, check in at_once.items()},
+        counters=watch.latest().counters,
+    )
+    status = None
+    if settings.status_page == "on":
+        status = Status(metrics, at_once, _where(configuration.database))
+    app = make_app(
+        allocator,
+        limits,
+        checks=checks,
+        metrics=metrics,
+        tokens=_tokens("auth_tokens_file", settings.auth_tokens_file),
+        status_tokens=_tokens("status_tokens_file", settings.status_tokens_file),
+        status=status,
+        description=openapi.document(
+            max_range=settings.max_range,
+            allowed_modes=settings.allowed_modes,
+            tokens=bool(settings.auth_tokens_file),
+            status_tokens=bool(settings.status_tokens_file),
+            status_page=status is not None,
+        ),
+        access_log=logs.AccessLog(settings.access_log) if settings.access_log else None,
+    )
+    log.info(
+        logs.Event(
+            "pacifica-uniqueid starts",
+            version=__version__,
+            database=configuration.database,
+            schema=version,
+            file=configuration.file or "",
+            **{
+                option.rpartition(" ")[2]: value
+                for option, value, _source in configuration.describe()
+                if not option.startswith("[database] url")
+            },
+        )
+    )
+    return Service(configuration, store, allocator, watch, status, app)
 
 
-def checks(allocator: Allocator) -> Checks:
-    """What `/readyz` asks."""
+def _tokens(name: str, file: str) -> Tokens | None:
+    return Tokens(file, f"[uniqueid] {name}") if file else None
 
-    def database() -> str | None:
-        down = allocator.down
-        return None if down is None else down.cause
 
-    def committer() -> str | None:
-        return None if allocator.alive else "the committer thread has ended: restart the service"
+def _where(database: DatabaseURL) -> dict[str, str]:
+    """Kind and host of a database, for everybody to see."""
+    if database.kind == "sqlite":
+        return {"kind": "SQLite", "host": "a local file"}
+    kind = {"mysql": "MySQL or MariaDB", "postgresql": "PostgreSQL"}[database.kind]
+    host = database.host or "localhost"
+    return {"kind": kind, "host": f"{host}:{database.port}" if database.port else host}
 
-    def counters() -> str | None:
-        regressed = allocator.regressed
-        return "; ".join(str(error) for error in regressed.values()) or None
 
-    return {"database": database, "committer": committer, "counters": counters}
+def make_watch(configuration: Configuration, allocator: Allocator) -> health.Watch:
+    """The watch of a service, with a database object of its own: the committer shares nothing."""
+    store = make_store(configuration)
+    return health.Watch(
+        store,
+        lambda: schema.require(store),
+        lambda: allocator.floors,
+        known=lambda: allocator.down is not None,
+        close_each=configuration.database.kind == "sqlite",
+    )

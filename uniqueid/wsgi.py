@@ -10,7 +10,7 @@ import atexit
 import logging
 import sys
 
-from uniqueid import service
+from uniqueid import logs, service
 from uniqueid.errors import UniqueIDError
 
 log = logging.getLogger("uniqueid")
@@ -33,12 +33,20 @@ def _refuse_more_processes() -> None:
         )
 
 
+def _threads() -> int:
+    try:
+        import uwsgi
+    except ImportError:  # another server
+        return 64
+    return int(uwsgi.opt.get("threads", 1))
+
+
 def _build() -> service.Service:
     try:
         _refuse_more_processes()
-        return service.build()
+        return service.build(threads=_threads())
     except UniqueIDError as error:
-        service.set_up_logging("info")
+        logs.set_up("info")
         log.critical("%s", error)
         sys.exit(_FAILED_APP)
 
@@ -50,6 +58,6 @@ try:
 except ImportError:
     atexit.register(_service.allocator.close, 30)
 else:
-    # The committer is started after the fork, where threads survive.
-    uwsgi.post_fork_hook = _service.allocator.start
+    # Its threads are started after the fork, where threads survive.
+    uwsgi.post_fork_hook = _service.start
     uwsgi.atexit = _service.allocator.close

@@ -1,0 +1,156 @@
+"""What the watch asks, how often, and for how long anybody waits."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from fakes import FakeStore
+from servers import wait_until
+
+from uniqueid.allocator import Allocator
+from uniqueid.errors import DatabaseUnavailable, SchemaError
+from uniqueid.health import Found, Watch, checks
+
+
+class Database(FakeStore):
+    """Counts the questions; the next waits at a gate."""
+
+    def __init__(self, **counters: int) -> None:
+        super().__init__(**counters)
+        self.questions = 0
+        self.schema: str | None = None
+        self.gate_of_questions = threading.Event()
+        self.gate_of_questions.set()
+
+    def ping(self) -> None:
+        self.questions += 1
+        self.gate_of_questions.wait(30)
+        super().ping()
+
+    def require(self) -> None:
+        if self.schema is not None:
+            raise SchemaError(self.schema, "run it")
+
+
+@pytest.fixture
+def database() -> Database:
+    return Database(file=11)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def make(database: Database) -> Iterator[Callable[..., Watch]]:
+    made: list[Watch] = []
+
+    def make(**options: object) -> Watch:
+        options.setdefault("patience", 30)
+        made.append(Watch(database, database.require, **options))
+        return made[-1]
+
+    yield make
+    database.gate_of_questions.set()
+    for watch in made:
+        watch.close(30)
+
+
+def test_many_who_ask_at_once_are_one_question(
+    database: Database, make: Callable[..., Watch]
+) -> None:
+    """And an answer counts for a second, however many probes there are."""
+    clock = Clock()
+    watch = make(clock=clock)
+    database.gate_of_questions.clear()
+    with ThreadPoolExecutor(8) as pool:
+        looks = [pool.submit(watch.look) for _ in range(8)]
+        database.gate_of_questions.set()
+        assert {look.result(30).counters["file"] for look in looks} == {11}
+    watch.look()
+    assert database.questions == 1
+    clock.now += 1
+    watch.look()
+    assert database.questions == 2
+
+
+def test_a_database_that_hangs_holds_nobody_up(
+    database: Database, make: Callable[..., Watch]
+) -> None:
+    """The question stays open in its own thread, nobody adds another, and the answer counts."""
+    watch = make(patience=0.01)
+    database.gate_of_questions.clear()
+    for _ in range(5):
+        assert "has not answered" in str(watch.look().database)
+    assert "has not answered" in str(watch.latest().database)
+    assert database.questions == 1
+    database.gate_of_questions.set()
+    wait_until(lambda: watch.latest() == Found(counters={"file": 11}), "the answer")
+
+
+def test_a_problem_reaches_the_log_once(
+    database: Database, make: Callable[..., Watch], caplog: pytest.LogCaptureFixture
+) -> None:
+    """When it begins and when it ends, not with every probe."""
+    watch = make(keep=0)
+    caplog.set_level(logging.INFO, "uniqueid")
+    database.ping_error = DatabaseUnavailable("gone fishing")
+    for _ in range(3):
+        assert watch.look() == Found(database="gone fishing")
+    database.ping_error = None
+    database.schema = "the schema has version 0.0"
+    for _ in range(3):
+        assert watch.look() == Found(schema="the schema has version 0.0; run it")
+    database.schema = None
+    for _ in range(3):
+        assert watch.look().schema is None
+    assert [record.getMessage() for record in caplog.records] == [
+        "not ready: database: gone fishing",
+        "database: ready again",
+        "not ready: schema: the schema has version 0.0; run it",
+        "schema: ready again",
+    ]
+
+
+@pytest.mark.parametrize("repair", [True, False])
+def test_a_counter_that_went_back_is_seen_before_anybody_asks_for_it(
+    database: Database, make: Callable[..., Watch], repair: bool
+) -> None:
+    """With stop that is a reason to send no requests; with advance the next request mends it."""
+    allocator = Allocator(database, repair=repair)
+    watch = make(floors=lambda: allocator.floors, keep=0)
+    asked = checks(allocator, watch.look, repair=repair)
+    try:
+        assert allocator.allocate("file", 10) == 11
+        assert {name: check() for name, check in asked.items()} == dict.fromkeys(asked)
+        database.values["file"] = 5
+        wrong = asked["counters"]()
+        assert (wrong is None) is repair
+        if not repair:
+            assert "'file'" in str(wrong)
+            assert "21" in str(wrong)
+    finally:
+        allocator.close(30)
+
+
+def test_each_check_has_its_own_words(database: Database, make: Callable[..., Watch]) -> None:
+    """The database's, the schema's and the committer's."""
+    allocator = Allocator(database)
+    asked = checks(allocator, make(keep=0).look, repair=True)
+    database.ping_error = DatabaseUnavailable("gone fishing")
+    assert asked["database"]() == "gone fishing"
+    database.ping_error = None
+    database.schema = "the schema has version 0.0"
+    assert asked["schema"]() == "the schema has version 0.0; run it"
+    allocator.start()
+    assert asked["committer"]() is None
+    allocator.close(30)
+    assert "restart" in str(asked["committer"]())

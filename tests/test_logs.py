@@ -1,0 +1,109 @@
+"""Log lines: one an event, in words or for machines, and no secret in any."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+
+import pytest
+from web import call
+
+from uniqueid.app import make_app
+from uniqueid.errors import Overloaded
+from uniqueid.logs import JSON, AccessLog, Event, KeyValue
+from uniqueid.validation import Limits
+
+
+def record(message: object, *arguments: object, failed: bool = False) -> logging.LogRecord:
+    """A line as logging makes it, about an exception if wanted."""
+    exc_info = None
+    if failed:
+        try:
+            raise ValueError("two\nlines")
+        except ValueError:
+            exc_info = sys.exc_info()
+    return logging.LogRecord("uniqueid.x", logging.WARNING, "f", 1, message, arguments, exc_info)
+
+
+def pairs(line: str) -> dict[str, str]:
+    """What a reader of key=value lines makes of one."""
+    found = re.findall(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)(?: |$)', line)
+    assert " ".join(f"{key}={value}" for key, value in found) == line
+    return {key: json.loads(value) if value[:1] == '"' else value for key, value in found}
+
+
+@pytest.mark.parametrize("mode", ["file", "", 'a b="c"\nlevel=error', "päth ☃", "\x00\x1b[31m"])
+def test_a_line_can_be_read_back_whatever_is_in_it(mode: str) -> None:
+    """Nobody can forge a line, or a part of one, with a mode."""
+    entry = record(Event("counter went back", mode=mode, found=5))
+    line = KeyValue().format(entry)
+    assert line.isascii()
+    assert "\n" not in line
+    found = pairs(line)
+    assert found.keys() == {"time", "level", "logger", "message", "mode", "found"}
+    assert (found["mode"], found["found"], found["level"]) == (mode, "5", "warning")
+    document = json.loads(JSON().format(entry))
+    assert document["message"] == "counter went back"
+    assert (document["mode"], document["found"]) == (mode, 5)
+
+
+@pytest.mark.parametrize("formatter", [KeyValue(), JSON()])
+def test_an_exception_is_one_line_too(formatter: logging.Formatter) -> None:
+    """The traceback is a fact of the event."""
+    line = formatter.format(record("it %s", "failed", failed=True))
+    assert "\n" not in line
+    found = json.loads(line) if line[0] == "{" else pairs(line)
+    assert found["message"] == "it failed"
+    assert "ValueError: two\nlines" in found["exception"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", found["time"])
+
+
+class Allocator:
+    def __init__(self) -> None:
+        self.asked: list[dict[str, object] | None] = []
+
+    def allocate(self, mode: str, count: int, facts: dict[str, object] | None = None) -> int:
+        self.asked.append(facts)
+        if mode == "full":
+            raise Overloaded(5)
+        if facts is not None:
+            facts["batch"] = 3
+        return 7
+
+
+def test_a_request_has_its_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Who asked for what, what came of it and how long it took."""
+    app = make_app(Allocator(), Limits(), access_log=AccessLog(1))
+    with caplog.at_level(logging.INFO, "uniqueid"):
+        given = {"HTTP_X_REQUEST_ID": "abc-1", "HTTP_AUTHORIZATION": "Bearer secret"}
+        call(app, "GET", "/getid?range=5&mode=a+b", REMOTE_ADDR="10.0.0.7", **given)
+        call(app, "GET", "/getid?range=5&mode=full", HTTP_X_REQUEST_ID="no\nsuch id")
+        call(app, "GET", "/getid?range=x&mode=file")
+    met, full, bad = [entry.msg.facts for entry in caplog.records]
+    assert met.pop("duration") >= 0
+    assert met == {
+        "id": "abc-1", "client": "10.0.0.7", "method": "GET", "path": "/getid",
+        "mode": "a b", "range": 5, "batch": 3, "start": 7, "status": 200,
+    }  # fmt: skip
+    assert (full["status"], full["type"], full["mode"]) == (503, "overloaded", "full")
+    assert re.fullmatch("[0-9a-f]{32}", full["id"])
+    assert (bad["status"], bad["type"]) == (400, "bad-range")
+    assert "secret" not in caplog.text
+
+
+def test_one_request_in_so_many_has_a_line_and_none_by_default(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And who has none costs nothing more."""
+    allocator = Allocator()
+    with caplog.at_level(logging.DEBUG, "uniqueid"):
+        app = make_app(allocator, Limits(), access_log=AccessLog(10))
+        for _ in range(30):
+            call(app, "GET", "/getid?range=1&mode=file")
+        assert len(caplog.records) == 3
+        app = make_app(allocator, Limits())
+        call(app, "GET", "/getid?range=1&mode=file")
+    assert len(caplog.records) == 3
+    assert len([facts for facts in allocator.asked if facts is not None]) == 3
