@@ -38,22 +38,27 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
-	PYTHON=$(PYTHON) .ci/setup run
+	@PYTHON=$(PYTHON) .ci/setup run
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip -q --disable-pip-version-check install 'setuptools>=77' wheel
 
 # The wheel is what is run and tested, not this directory.
 $(VENV)/wheel: $(VENV)/bin/python $(SOURCES)
-	rm -rf $(VENV)/dist build
-	$(BIN)/pip -q --disable-pip-version-check wheel --no-deps --no-build-isolation -w $(VENV)/dist .
-	rm -rf build *.egg-info
-	$(BIN)/pip -q --disable-pip-version-check install --force-reinstall --no-deps $(VENV)/dist/*.whl
-	touch $@
+	@rm -rf $(VENV)/dist build
+	@$(BIN)/pip -q --disable-pip-version-check wheel --no-deps --no-build-isolation -w $(VENV)/dist .
+	@rm -rf build *.egg-info
+	@$(BIN)/pip -q --disable-pip-version-check install --force-reinstall --no-deps $(VENV)/dist/*.whl
+	@touch $@
 
-$(VENV)/run: $(VENV)/wheel
-	$(BIN)/pip -q --disable-pip-version-check install "$$(echo $(VENV)/dist/*.whl)[postgresql]"
-	touch $@
+# uWSGI embeds the Python it was compiled for; a wheel of it in pip's cache may be another's.
+$(VENV)/uwsgi: $(VENV)/bin/python
+	@$(BIN)/pip -q --disable-pip-version-check install --no-cache-dir uwsgi
+	@touch $@
+
+$(VENV)/run: $(VENV)/wheel $(VENV)/uwsgi
+	@$(BIN)/pip -q --disable-pip-version-check install "$$(echo $(VENV)/dist/*.whl)[postgresql]"
+	@touch $@
 
 $(VENV)/test: $(VENV)/run
-	$(BIN)/pip -q --disable-pip-version-check install "$$(echo $(VENV)/dist/*.whl)[test]"
-	touch $@
+	@$(BIN)/pip -q --disable-pip-version-check install "$$(echo $(VENV)/dist/*.whl)[test]"
+	@touch $@

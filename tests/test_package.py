@@ -27,6 +27,7 @@ def test_importing_opens_nothing() -> None:
     """No file, no socket, no database, no thread; only wsgi.py is there to open things."""
     program = """
 import importlib, pkgutil, sys, threading
+import requests  # whose own import tries whether there is IPv6
 opened = []
 sys.addaudithook(lambda event, args: opened.append((event, args)) if event in (
     "socket.connect", "socket.bind", "sqlite3.connect", "subprocess.Popen") else None)

@@ -37,7 +37,16 @@ NEVER_CACHED = (
 )
 """On every response of every route, errors included: an answer that a cache repeats is an ID
 handed out twice."""
-_REVALIDATION = frozenset({"etag", "last-modified"})
+NONCE = "X-Request-Nonce"
+"""The header in which a client sends a nonce, and in which every answer to it has it back."""
+_NONCE_HEADER = "HTTP_X_REQUEST_NONCE"
+# Where the nonce of a request waits for its response.
+_NONCE_KEY = "uniqueid.nonce"
+# What a handler or plug-in may say of these does not count; a validator would let a cache ask
+# whether its copy is still good.
+_NOT_FROM_HANDLERS = frozenset(
+    {"etag", "last-modified", "age", NONCE.lower(), *(name.lower() for name, _ in NEVER_CACHED)}
+)
 
 StartResponse = Callable[..., Any]
 
@@ -64,6 +73,7 @@ _PROBLEMS: dict[type[errors.UniqueIDError], tuple[int, str, str, int | None]] = 
 _FAULT_TITLES = {
     "bad-range": "The range cannot be used",
     "bad-mode": "The mode cannot be used",
+    "bad-nonce": "The nonce cannot be used",
 }
 
 
@@ -94,10 +104,16 @@ class _Application(Bottle):  # type: ignore[misc]
         def start_uncached(
             status: str, headers: list[tuple[str, str]], _exc_info: object = None
         ) -> Any:
-            kept = [pair for pair in headers if pair[0].lower() not in _REVALIDATION]
+            kept = [pair for pair in headers if pair[0].lower() not in _NOT_FROM_HANDLERS]
+            nonce = environ.get(_NONCE_KEY)
+            if nonce is not None:
+                kept.append((NONCE, nonce))
             # No exc_info: uWSGI turns an answer that has one into an empty 500.
             return start_response(status, [*kept, *NEVER_CACHED])
 
+        nonce = environ.get(_NONCE_HEADER)
+        if nonce is not None and validation.is_nonce(nonce):
+            environ[_NONCE_KEY] = nonce
         try:
             self._normalise(environ)
             result: Iterable[bytes] = super().wsgi(environ, start_uncached)
@@ -204,12 +220,24 @@ def make_app(
             detail = f"the query has {len(query)} bytes; at most {MAX_TARGET} are read"
             return problem(414, "about:blank", "URI Too Long", detail, {})
         form = _form(environ) if environ["REQUEST_METHOD"] == "POST" else ""
-        asked = validation.parse(limits, query, form)
+        try:
+            asked = validation.parse(limits, query, form, environ.get(_NONCE_HEADER))
+        except errors.InvalidRequest as error:
+            if error.nonce is not None:
+                environ[_NONCE_KEY] = error.nonce
+            raise
+        if asked.nonce is not None:
+            # Before the allocation: an error has to be known for this request's own as well.
+            environ[_NONCE_KEY] = asked.nonce
         if asked.count == 0:
             # The answer of the old service, which Ingest expects for a bundle without files.
-            return _json({"startIndex": -1, "endIndex": -3})
-        first = allocator.allocate(asked.mode, asked.count)
-        return _json({"startIndex": first, "endIndex": first + asked.count - 1})
+            answer: dict[str, object] = {"startIndex": -1, "endIndex": -3}
+        else:
+            first = allocator.allocate(asked.mode, asked.count)
+            answer = {"startIndex": first, "endIndex": first + asked.count - 1}
+        if asked.nonce_in_query:
+            answer["nonce"] = asked.nonce
+        return _json(answer)
 
     @route("/livez", "GET", "HEAD")
     def livez() -> HTTPResponse:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from uniqueid import __version__, config, schema, service
+from uniqueid import __version__, config, probe, schema, service
 from uniqueid.errors import ConfigError, UniqueIDError
 
 _UNUSABLE = 2
@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         "config", help="print every setting that counts and where it came from"
     )
     command.set_defaults(run=_config)
+
+    probe.add_commands(commands)
     return parser
 
 

@@ -41,8 +41,9 @@ class Fault:
 class InvalidRequest(UniqueIDError):
     """A request that can never be met as it stands; nothing was allocated for it."""
 
-    def __init__(self, *faults: Fault) -> None:
+    def __init__(self, *faults: Fault, nonce: str | None = None) -> None:
         self.faults = faults
+        self.nonce = nonce
         super().__init__("; ".join(str(fault) for fault in faults))
 
 

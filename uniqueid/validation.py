@@ -13,7 +13,9 @@ from uniqueid.errors import Fault, InvalidRequest
 MAX_MODE_LENGTH = 255
 """Characters: the width of the column ``uniqueindex.id`` of every release."""
 
-_PARAMETERS = frozenset({"range", "mode"})
+MAX_NONCE_LENGTH = 128
+
+_PARAMETERS = frozenset({"range", "mode", "nonce"})
 _DECIMAL = re.compile(r"[0-9]+", re.ASCII)
 # 2**63 has 19 digits; int() itself refuses more than 4,300 with an error of its own.
 _MAX_DIGITS = 19
@@ -28,6 +30,9 @@ class Request:
     mode: str
     count: int
     """How many IDs; 0 is the question of a bundle without files, and allocates nothing."""
+    nonce: str | None = None
+    """What the answer must repeat, as proof that it was made for this request."""
+    nonce_in_query: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,26 +45,37 @@ class Limits:
     allowed_modes_text: str = ""
 
 
-def parse(limits: Limits, *encoded: str) -> Request:
+def parse(limits: Limits, query: str, form: str = "", header: str | None = None) -> Request:
     """Read the parameters of an allocation.
 
-    :param encoded: strings of ``application/x-www-form-urlencoded`` (the query, then the form
-        body), each a WSGI string, that is bytes in Latin-1's clothes (PEP 3333).
+    :param query: ``application/x-www-form-urlencoded``, as a WSGI string, that is bytes in
+        Latin-1's clothes (PEP 3333).
+    :param form: the same from the body.
+    :param header: the nonce, when it came in a header; a WSGI string as well.
     :raises InvalidRequest: with every parameter that is wrong.
     """
     values: dict[str, list[bytes]] = {}
-    for text in encoded:
-        for pair in text.encode("latin-1", "replace").split(b"&"):
-            name, _, value = pair.partition(b"=")
-            key = _unquote(name).decode("utf-8", "replace")
-            if key in _PARAMETERS:
-                values.setdefault(key, []).append(_unquote(value))
+    _collect(query, values)
+    in_query = "nonce" in values
+    _collect(form, values)
     faults: list[Fault] = []
     count = _read_range(values.get("range", []), limits.max_range, faults)
     mode = _read_mode(values.get("mode", []), limits, faults)
+    nonces = values.get("nonce", [])
+    if header is not None:
+        nonces.append(header.encode("latin-1", "replace"))
+    nonce = _read_nonce(nonces, faults) if nonces else None
     if faults:
-        raise InvalidRequest(*faults)
-    return Request(mode, count)
+        raise InvalidRequest(*faults, nonce=nonce)
+    return Request(mode, count, nonce, in_query)
+
+
+def _collect(encoded: str, values: dict[str, list[bytes]]) -> None:
+    for pair in encoded.encode("latin-1", "replace").split(b"&"):
+        name, _, value = pair.partition(b"=")
+        key = _unquote(name).decode("utf-8", "replace")
+        if key in _PARAMETERS:
+            values.setdefault(key, []).append(_unquote(value))
 
 
 def _unquote(value: bytes) -> bytes:
@@ -100,6 +116,23 @@ def _read_mode(values: list[bytes], limits: Limits, faults: list[Fault]) -> str:
         shown = ", ".join(_shown(value) for value in values) if values else None
         faults.append(Fault("bad-mode", "mode", shown, allowed))
     return mode
+
+
+def _read_nonce(values: list[bytes], faults: list[Fault]) -> str | None:
+    text = values[0].decode("latin-1")
+    if len(values) == 1 and is_nonce(text):
+        return text
+    allowed = (
+        f"give one of 1 to {MAX_NONCE_LENGTH} printable ASCII characters, as a parameter or in"
+        " the header X-Request-Nonce"
+    )
+    faults.append(Fault("bad-nonce", "nonce", ", ".join(map(_shown, values)), allowed))
+    return None
+
+
+def is_nonce(text: str) -> bool:
+    """Whether a text can be a nonce; one that can is safe in a header."""
+    return 0 < len(text) <= MAX_NONCE_LENGTH and text.isascii() and text.isprintable()
 
 
 def is_mode(text: str) -> bool:

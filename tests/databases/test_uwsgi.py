@@ -95,11 +95,12 @@ def waiting(service: Service) -> float:
     )
 
 
-def test_sigterm_answers_what_was_accepted(service: Service) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_end_answers_what_was_accepted(service: Service, number: signal.Signals) -> None:
     """Every request that waits for the database gets its IDs, then the process ends with 0."""
     with ThreadPoolExecutor(32) as pool:
         lock, futures = hold_up(service, pool, 32)
-        service.signal(signal.SIGTERM)
+        service.signal(number)
         wait_until(lambda: "Gracefully killing worker" in service.log.read_text(), "the shutdown")
         lock.execute("ROLLBACK")
         lock.close()

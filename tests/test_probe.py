@@ -1,0 +1,279 @@
+"""The commands `getid` and `probe`: against the real service, and through a hostile proxy."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import hostile
+import pytest
+import servers
+
+from uniqueid import cli, probe
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Service]:
+    """The real service, for all tests here."""
+    server = servers.Service(f"sqlite:///{tmp_path_factory.mktemp('db')}/db.sqlite3")
+    with servers.running(server):
+        yield server
+
+
+@pytest.fixture
+def proxy(service: servers.Service) -> Iterator[hostile.Proxy]:
+    """A hostile proxy in front of it."""
+    with hostile.Proxy(service.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs pacifica-uniqueid-cmd; exit status, output and errors."""
+
+    def main(*arguments: str) -> tuple[int, str, str]:
+        try:
+            status = cli.main(arguments)
+        except SystemExit as ended:
+            status = ended.code if isinstance(ended.code, int) else 1
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return main
+
+
+# -- getid -------------------------------------------------------------------------------------
+
+
+def test_getid_prints_first_and_last(service: servers.Service, run: Run) -> None:
+    """Two numbers, for a shell's `read`; each call has a range of its own."""
+    ask = ("getid", "--url", service.url, "--mode", "shell", "--range", "10")
+    assert run(*ask) == (0, "1 10\n", "")
+    assert run(*ask) == (0, "11 20\n", "")
+
+
+def test_getid_prints_json(service: servers.Service, run: Run) -> None:
+    """With the names of the HTTP answer."""
+    status, out, _ = run("getid", "--url", service.url, "--mode", "jsön", "--range", "2", "--json")
+    assert status == 0
+    assert json.loads(out) == {"mode": "jsön", "startIndex": 1, "endIndex": 2}
+
+
+@pytest.mark.parametrize(
+    ("url", "mode", "count", "line"),
+    [
+        ("nowhere", "m", "1", "url is 'nowhere': give http://HOST"),
+        ("http://127.0.0.1:1", "", "1", "mode is '': give a name of 1 to 255 characters"),
+        ("http://127.0.0.1:1", "m", "0", "count is 0: give a whole number of 1 or more"),
+        ("http://127.0.0.1:1", "m", "ten", "argument --range: invalid int value: 'ten'"),
+    ],
+)
+def test_bad_arguments_get_a_line(run: Run, url: str, mode: str, count: str, line: str) -> None:
+    """It names what is wrong, its value and what is allowed; the exit status is 2."""
+    status, out, err = run("getid", "--url", url, "--mode", mode, "--range", count)
+    assert (status, out) == (2, "")
+    assert line in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_getid_says_what_the_service_says(service: servers.Service, run: Run) -> None:
+    """A refusal is one line and exit status 1."""
+    status, out, err = run("getid", "--url", service.url, "--mode", "m", "--range", "2000000000")
+    assert (status, out) == (1, "")
+    assert len(err.splitlines()) == 1
+    assert "answered 400: range is '2000000000': give one whole number" in err
+
+
+def test_getid_refuses_a_kept_answer(proxy: hostile.Proxy) -> None:
+    """It prints no ID of it, and names the proxy."""
+    proxy.always = hostile.OLD
+    result = subprocess.run(
+        [str(servers.BIN / "pacifica-uniqueid-cmd"), "getid", "--url", proxy.url]
+        + ["--mode", "m", "--range", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert "Via: 1.1 hostile" in line
+
+
+# -- probe -------------------------------------------------------------------------------------
+
+
+def test_probe_finds_nothing_where_nothing_is(service: servers.Service, run: Run) -> None:
+    """Straight at the service: each request of each kind has an answer of its own."""
+    before = service.allocate("file", 1)
+    status, out, err = run("probe", "--url", service.url)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == f"{service.url}/getid, mode '{probe.PROBE_MODE}'"
+    counts = [re.findall(r"  +(\d+)(?=  )", line) for line in lines[3:9]]
+    assert counts == [["20", "0", "0", "0", "0"]] * 6
+    assert [line.count(" ms") for line in lines[3:9]] == [3] * 6
+    assert "HTTP version: HTTP/1.1" in lines
+    assert "warning" not in out
+    assert lines[-1] == "Every request got an answer of its own: nothing on the way keeps them."
+    assert service.allocate("file", 1) == (before[1] + 1, before[1] + 1)
+
+
+def test_probe_finds_a_cache(proxy: hostile.Proxy, run: Run) -> None:
+    """Exit status 1, and who was on the way."""
+    proxy.always = hostile.REPEAT
+    status, out, err = run("probe", "--url", proxy.url)
+    assert (status, err) == (1, "")
+    assert "CACHED: GET, one after the other: 19 of 20 answers had IDs that had been" in out
+    assert "CACHED: POST, 10 at a time: 20 of 20 answers had IDs that had been" in out
+    assert "Via: 1.1 hostile" in out
+    assert out.splitlines()[-1].startswith("Something between here and the service keeps answers")
+
+
+def test_probe_finds_one_kept_answer_of_many(proxy: hostile.Proxy, run: Run) -> None:
+    """A cache that is rarely hit is one."""
+    proxy.plan.extend([hostile.PASS] * 7 + [hostile.REPEAT])
+    status, out, _ = run("probe", "--url", proxy.url, "--json")
+    report = json.loads(out)
+    assert status == 1
+    assert report["cached"] is True
+    assert [group["repeated"] for group in report["groups"]] == [1, 0, 0, 0, 0, 0]
+
+
+def test_probe_finds_kept_errors(proxy: hostile.Proxy, run: Run) -> None:
+    """A refusal that is made for another request shows by its nonce."""
+    refusal = (("X-Request-Nonce", "another"),)
+    proxy.plan.extend([hostile.PASS] * 10 + [hostile.Say(400, refusal)] * 2)
+    status, out, _ = run("probe", "--url", proxy.url, "--requests", "2", "--json")
+    report = json.loads(out)
+    assert status == 1
+    assert [group["wrong_nonce"] for group in report["groups"]] == [0, 0, 0, 0, 0, 2]
+    assert report["proofs"] == [
+        "GET that is refused (400): 2 of 2 answers had the nonce of another request"
+    ]
+
+
+def test_probe_finds_an_age(proxy: hostile.Proxy, run: Run) -> None:
+    """An answer older than its request was kept."""
+    proxy.always = hostile.OLD
+    status, out, _ = run("probe", "--url", proxy.url, "--json")
+    report = json.loads(out)
+    assert status == 1
+    assert [group["kept"] for group in report["groups"]] == [20] * 6
+    assert report["headers"]["Age"] == ["700"]
+
+
+def test_probe_takes_an_age_of_zero_for_what_it_is(proxy: hostile.Proxy, run: Run) -> None:
+    """Varnish has it in answers that it passes on."""
+    proxy.always = hostile.YOUNG
+    status, out, _ = run("probe", "--url", proxy.url, "--json")
+    assert status == 0
+    assert json.loads(out)["headers"]["Age"] == ["0"]
+
+
+def test_probe_warns_of_headers_that_do_not_arrive(proxy: hostile.Proxy, run: Run) -> None:
+    """They keep caches further away from keeping answers."""
+    proxy.always = hostile.REWRITE
+    status, out, _ = run("probe", "--url", proxy.url)
+    assert status == 0
+    assert "warning: headers that the service sends are missing: Vary\n" in out
+    assert "warning: headers of the service were changed: Cache-Control: public, max-age=60" in out
+    assert "warning: headers that help a cache were added: ETag\n" in out
+
+
+def test_probe_warns_where_no_nonce_comes_back(proxy: hostile.Proxy, run: Run) -> None:
+    """Without it a client cannot tell."""
+    proxy.always = hostile.STRIP_HEADER
+    status, out, _ = run("probe", "--url", proxy.url)
+    assert status == 0
+    assert "warning: no nonce came back" in out
+
+
+def test_probe_sends_requests_at_the_same_time(proxy: hostile.Proxy, run: Run) -> None:
+    """The concurrent ones are all on the way before the first is answered."""
+    proxy.plan.extend([hostile.PASS] * 4 + [hostile.HOLD] * 4)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(
+            run, "probe", "--url", proxy.url, "--requests", "4", "--concurrency", "4"
+        )
+        servers.wait_until(lambda: len(proxy.asked) == 8, "four requests at once")
+        proxy.release.set()
+        assert running.result(60)[0] == 0
+
+
+def test_probe_without_an_answer_says_why(run: Run) -> None:
+    """One line, and exit status 1."""
+    url = f"http://127.0.0.1:{servers.free_port()}"
+    status, out, err = run("probe", "--url", url, "--requests", "2")
+    assert (status, out) == (1, "")
+    assert err == f"pacifica-uniqueid-cmd: {url}/getid gave no answer: 12 x ConnectionError\n"
+
+
+def test_probe_that_could_not_look_does_not_say_that_all_is_well(
+    proxy: hostile.Proxy, run: Run
+) -> None:
+    """A proxy that refuses POST leaves the question open, and the exit status says so."""
+    refused = [hostile.Say(403)] * 4
+    proxy.plan.extend([hostile.PASS] * 4 + refused + [hostile.PASS] * 4)
+    status, out, _ = run("probe", "--url", proxy.url, "--requests", "2")
+    assert status == 1
+    assert "NOT KNOWN: POST, one after the other: 0 answers are too few (2 x status 403)" in out
+    assert "Every request got an answer of its own" not in out
+
+
+def test_probe_counts_what_failed_on_the_way(proxy: hostile.Proxy, run: Run) -> None:
+    """A few failures do not hide the rest."""
+    proxy.plan.extend([hostile.PASS, hostile.Say(502), hostile.CLOSE])
+    status, out, _ = run("probe", "--url", proxy.url)
+    assert status == 0
+    assert "GET, one after the other: not answered were 1 x status 502, 1 x ConnectionError" in out
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "line"),
+    [
+        ("--requests", "1", "argument --requests: '1': give a whole number from 2 to 10000"),
+        ("--requests", "²", "argument --requests: '²': give a whole number from 2 to 10000"),
+        ("--concurrency", "201", "argument --concurrency: '201': give a whole number from 2 to"),
+        ("--timeout", "0", "timeout is 0.0: give a number of seconds above 0, at most 86400"),
+        ("--mode", "m" * 256, "give a name of 1 to 255 characters"),
+        ("--url", "ftp://x", "url is 'ftp://x': give http://HOST"),
+    ],
+)
+def test_bad_options_of_probe_get_a_line(run: Run, option: str, value: str, line: str) -> None:
+    """It names the option, its value and what is allowed."""
+    status, out, err = run("probe", "--url", "http://127.0.0.1:1", option, value)
+    assert (status, out) == (2, "")
+    assert line in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["getid", "--mode", "m", "--range", "1"], ["probe"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_without_requests_one_line_says_what_to_install(arguments: list[str]) -> None:
+    """The other commands go on working without it."""
+    script = (
+        "import sys; sys.modules['requests'] = None; from uniqueid import cli;"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(
+        [*command, *arguments, "--url", "http://127.0.0.1:1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr == (
+        "pacifica-uniqueid-cmd: the client needs the package requests:"
+        " pip install pacifica-uniqueid[client]\n"
+    )
+    assert subprocess.run([*command, "config"], capture_output=True, check=False).returncode == 0
