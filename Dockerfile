@@ -33,19 +33,6 @@ RUN sed -i 's/^url = /#&/' /etc/uniqueid/config.cfg
 
 # hadolint ignore=DL3006
 FROM ${PYTHON_IMAGE}
-ARG VERSION=
-ARG REVISION=
-ARG CREATED=
-LABEL org.opencontainers.image.title="Pacifica UniqueID" \
-      org.opencontainers.image.description="Ranges of IDs over HTTP, never the same ID twice" \
-      org.opencontainers.image.url="https://github.com/pacifica/pacifica-uniqueid" \
-      org.opencontainers.image.source="https://github.com/pacifica/pacifica-uniqueid" \
-      org.opencontainers.image.documentation="https://github.com/pacifica/pacifica-uniqueid/tree/master/docs" \
-      org.opencontainers.image.vendor="Pacifica" \
-      org.opencontainers.image.licenses="LGPL-3.0-or-later" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.created="${CREATED}"
 # Group 0 may write as well: OpenShift runs images as a user of its own choice in that group.
 # No VOLUME: without a mount a read-only container must refuse SQLite, and not get a fresh, empty
 # database with every start.
@@ -62,3 +49,18 @@ EXPOSE 8051
 HEALTHCHECK --interval=15s --timeout=10s --start-period=30s \
     CMD ["/opt/uniqueid/bin/python3", "-I", "-m", "uniqueid.container", "--ready"]
 ENTRYPOINT ["/opt/uniqueid/bin/python3", "-I", "-m", "uniqueid.container"]
+
+# Last, since they change with every commit.
+ARG VERSION=
+ARG REVISION=
+ARG CREATED=
+LABEL org.opencontainers.image.title="Pacifica UniqueID" \
+      org.opencontainers.image.description="Ranges of IDs over HTTP, never the same ID twice" \
+      org.opencontainers.image.url="https://github.com/pacifica/pacifica-uniqueid" \
+      org.opencontainers.image.source="https://github.com/pacifica/pacifica-uniqueid" \
+      org.opencontainers.image.documentation="https://github.com/pacifica/pacifica-uniqueid/tree/master/docs" \
+      org.opencontainers.image.vendor="Pacifica" \
+      org.opencontainers.image.licenses="LGPL-3.0-or-later" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}"

