@@ -119,7 +119,7 @@ def test_a_hardened_container_serves(image: dict[str, Any], data: Path) -> None:
 
 def test_the_health_check_takes_no_id(image: dict[str, Any], data: Path) -> None:
     """The image's own check, on the port of the image's own uwsgi.ini, and no counter moves."""
-    check = image.get("HealthCheck") or image["Config"]["Healthcheck"]
+    check = image["Healthcheck"]
     assert check["Test"][0] == "CMD"
     with container(data=data) as box:
         box.options = [o for o in box.options if "uwsgi.ini" not in o and "--network" not in o]
@@ -160,8 +160,7 @@ def test_sigterm_answers_what_was_accepted(image: dict[str, Any], data: Path) ->
         ]
         for thread in threads:
             thread.start()
-        # One of them is in the transaction that waits.
-        wait_until(lambda: box.waiting() >= 19, "requests waiting")
+        wait_until(lambda: box.accepted() == 20, "requests accepted")
         containers.podman("kill", "--signal=TERM", box.name)
         wait_until(lambda: "graceful shutdown triggered" in box.logs(), "the end beginning")
         lock.execute("ROLLBACK")
