@@ -109,27 +109,27 @@ def _prepare(environ: MutableMapping[str, str]) -> int:
     wanted = environ.get("UNIQUEID_DBSYNC", "")
     if wanted not in ("", "0", "1"):
         raise ConfigError("UNIQUEID_DBSYNC", wanted, "the environment", "must be 1 or 0")
-    if database.kind == "sqlite" and _goes_with_the_container(Path(database.database)):
-        print(
-            f"uniqueid: WARNING: {database.database} is in the container itself and goes with it;"
-            " after that every mode starts at 1 again. Mount a volume at"
-            f" {Path(database.database).parent}",
-            file=sys.stderr,
-        )
+    if database.kind == "sqlite":
+        place = Path(database.database).parent
+        if not os.access(place, os.W_OK):
+            raise ConfigError(
+                "[database] url",
+                str(database),
+                "as configured",
+                f"user {os.getuid()} cannot write to {place}: mount a volume there that it can",
+            )
+        if place.stat().st_dev == os.stat("/").st_dev:
+            print(
+                f"uniqueid: WARNING: {database.database} is in the container itself and goes with"
+                f" it; after that every mode starts at 1 again. Mount a volume at {place}",
+                file=sys.stderr,
+            )
     # Checked here and not only by uWSGI, since this process can be stopped while it waits.
     status = cli.main(
         ["dbsync" if wanted == "1" or (not wanted and database.kind == "sqlite") else "dbchk"]
     )
     sys.stdout.flush()
     return status
-
-
-def _goes_with_the_container(file: Path) -> bool:
-    """Whether a file is on the container's own root file system and not on a volume."""
-    place = file.parent
-    while not place.exists():
-        place = place.parent
-    return place.stat().st_dev == os.stat("/").st_dev
 
 
 def _become(program: str, *arguments: str) -> NoReturn:
