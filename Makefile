@@ -2,6 +2,7 @@
 # make test    everything, on real databases and servers
 # make check   what takes seconds
 # make image   the container image, with docker, podman or buildah
+# make chaos   the fault tests for MINUTES=30
 # make bench   requests per second, side by side
 # make clean   remove what these made; databases are kept
 
@@ -12,7 +13,7 @@ SOURCES := $(shell find uniqueid pacifica -type f -not -name '*.pyc') setup.py p
 UWSGI_ARGS ?=
 IMAGE_ARGS ?=
 
-.PHONY: run test check image bench clean
+.PHONY: run test check chaos image bench clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run
@@ -34,6 +35,12 @@ check: $(VENV)/test
 
 image:
 	.ci/image $(IMAGE_ARGS)
+
+# The fault tests again and again, for so long; the first failure ends them.
+chaos: MINUTES ?= 30
+chaos: $(VENV)/test
+	.ci/setup test
+	CHAOS_MINUTES=$(MINUTES) $(BIN)/pytest tests/chaos
 
 bench: $(VENV)/test
 	.ci/setup test

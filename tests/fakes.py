@@ -22,7 +22,6 @@ class FakeStore:
         self.ping_error: Exception | None = None
         self.outcomes: dict[str, UniqueIDError] = {}
         self.connections = 1
-        self.interrupted: list[int] = []
         self.pings = threading.Semaphore(0)
         self.disconnected = threading.Event()
 
@@ -61,9 +60,6 @@ class FakeStore:
         self.pings.release()
         if self.ping_error is not None:
             raise self.ping_error
-
-    def interrupt(self, thread: int) -> None:
-        self.interrupted.append(thread)
 
     def disconnect(self) -> None:
         self.disconnected.set()

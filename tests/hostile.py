@@ -80,6 +80,8 @@ class Proxy:
         self.plan: deque[Fault] = deque()
         self.always: Fault = PASS
         self.asked: list[Asked] = []
+        self.answers: list[bytes] = []
+        """The documents of the service, in the order in which they came."""
         self.release = threading.Event()
         self._origin = port
         self._kept: _Answer | None = None
@@ -180,6 +182,7 @@ class Proxy:
             connection.request(method, path, body or None)
             response = connection.getresponse()
             content = response.read()
+            self.answers.append(content)
             keep = [
                 (name, value)
                 for name, value in response.getheaders()

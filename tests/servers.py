@@ -51,6 +51,21 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def connections(server: Process, process: int | None = None) -> int:
+    """How many connections of clients a server, or a process of it, has accepted and not closed."""
+    assert server.process is not None
+    place = Path(f"/proc/{process or server.process.pid}")
+    rows = [row.split() for row in (place / "net/tcp").read_text().splitlines()[1:]]
+    here = f"0100007F:{server.port:04X}"
+    # Columns of proc(5): local address, state (01 is established), inode.
+    inodes = {row[9] for row in rows if row[1] == here and row[3] == "01"}
+    held = set()
+    for descriptor in (place / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            held.add(os.readlink(descriptor))
+    return sum(f"socket:[{inode}]" in held for inode in inodes)
+
+
 class Process:
     """A server that a test starts, can hurt, and ends by its process id."""
 
@@ -359,6 +374,27 @@ class Service(Process):
         status, answer = self.get(f"/getid?range={count}&mode={quote(mode)}")
         assert status == 200, answer
         return answer["startIndex"], answer["endIndex"]
+
+
+class BuiltIn(Service):
+    """The service under its built-in server, from a CherryPy file when there is one."""
+
+    def __init__(self, database_url: str, *options: str, cherrypy: str = "", **settings: str):
+        super().__init__(database_url, *options, **settings)
+        self.cherrypy_file = self.directory / "server.conf"
+        if cherrypy:
+            self.cherrypy_file.write_text(cherrypy)
+
+    def command(self) -> list[str]:
+        files = ["--config", str(self.config)]
+        if self.cherrypy_file.exists():
+            files += ["--cpconfig", str(self.cherrypy_file)]
+        address = [] if "-a" in self.options else ["-a", "127.0.0.1"]
+        command = [str(BIN / "pacifica-uniqueid"), *files, *address, "-p", str(self.port)]
+        return [*command, *self.options]
+
+    def launch(self) -> None:
+        Process.launch(self)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -373,18 +374,15 @@ def test_a_proxy_that_delays_is_given_up(
     """After the time-out the next attempt goes out, and a late answer has no reader."""
     client = new_client(proxy.url, timeout=1)
     proxy.plan.append(hostile.HOLD)
-    assert client.get_range(mode, 5) == Range(mode, 1, 5)
+    first = client.get_range(mode, 5)
+    before = len(proxy.answers)
     proxy.release.set()
-    servers.wait_until(lambda: service_next(proxy, mode) > 11, "the late request to allocate")
-    assert client.get_range(mode, 5).first > 10
-
-
-def service_next(proxy: hostile.Proxy, mode: str) -> int:
-    """One ID, straight from the service."""
-    answer = requests.post(
-        f"http://127.0.0.1:{proxy._origin}/getid", {"range": 1, "mode": mode}, timeout=60
-    )
-    return int(answer.json()["startIndex"])
+    servers.wait_until(lambda: len(proxy.answers) > before, "the late answer")
+    late = json.loads(proxy.answers[-1])["startIndex"]
+    assert late not in first
+    second = client.get_range(mode, 5)
+    assert late not in second
+    assert second.first > first.last
 
 
 def test_what_does_not_help_is_given_up_with_the_cause(
@@ -400,11 +398,11 @@ def test_what_does_not_help_is_given_up_with_the_cause(
 
 
 @pytest.mark.parametrize(
-    ("fault", "cause"),
+    ("fault", "timeout", "cause"),
     [
-        (None, "Connection refused"),
-        (hostile.CLOSE, "Remote end closed connection without response"),
-        (hostile.HOLD, "no answer within 0.2 seconds"),
+        (None, 15, "Connection refused"),
+        (hostile.CLOSE, 15, "Remote end closed connection without response"),
+        (hostile.HOLD, 0.2, "no answer within 0.2 seconds"),
     ],
 )
 def test_why_there_was_no_answer_is_said_in_a_few_words(
@@ -412,12 +410,13 @@ def test_why_there_was_no_answer_is_said_in_a_few_words(
     mode: str,
     new_client: Callable[..., Client],
     fault: str | None,
+    timeout: float,
     cause: str,
 ) -> None:
     """Not in three layers of wrapping, and without the credentials of the URL."""
     proxy.always = fault or hostile.PASS
     port = proxy.url.rpartition(":")[2] if fault else str(servers.free_port())
-    client = new_client(f"http://user:secret@127.0.0.1:{port}", attempts=1, timeout=0.2)
+    client = new_client(f"http://user:secret@127.0.0.1:{port}", attempts=1, timeout=timeout)
     with pytest.raises(ServiceUnavailable) as caught:
         client.get_range(mode, 5)
     expected = f"http://127.0.0.1:{port}/getid did not answer in 1 attempt: {cause}"
@@ -666,6 +665,49 @@ def test_a_cache_in_front_is_noticed_by_the_iterator(
     for _ in range(3):
         with pytest.raises(CachedResponseError):
             next(ids)
+
+
+def test_threads_see_no_id_twice_whatever_the_proxy_does(
+    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+) -> None:
+    """With two of three answers faulty, threads, iterators and ranges stay disjoint."""
+    faults = [
+        hostile.REPEAT,
+        hostile.STRIP,
+        hostile.FORGE,
+        hostile.OLD,
+        hostile.CLOSE,
+        hostile.LOSE,
+        hostile.TRUNCATE,
+        hostile.GARBAGE,
+        hostile.Say(503),
+    ]
+    chance = random.Random(20)
+    proxy.plan.append(hostile.PASS)
+    proxy.plan.extend(
+        chance.choice([hostile.PASS] * 5 + faults) if chance.random() < 0.9 else hostile.REPEAT
+        for _ in range(2_000)
+    )
+    client = new_client(proxy.url)
+    shared = client.ids(mode, min_step=5, max_step=5)
+
+    def take(number: int) -> list[int]:
+        own = client.ids(mode, min_step=3, max_step=7)
+        taken = []
+        for step in range(60):
+            try:
+                if step % 10 == number % 10:
+                    taken += client.get_range(mode, 4)
+                else:
+                    taken.append(next(own if step % 2 else shared))
+            except (CachedResponseError, ServiceUnavailable):
+                pass
+        return taken
+
+    with ThreadPoolExecutor(8) as pool:
+        ids = [id for part in pool.map(take, range(8)) for id in part]
+    assert len(proxy.plan) > 0
+    assert len(ids) == len(set(ids)) > 400
 
 
 def test_without_more_threads_the_caller_waits_itself(

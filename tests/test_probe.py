@@ -70,8 +70,13 @@ def test_getid_prints_json(service: servers.Service, run: Run) -> None:
     [
         ("nowhere", "m", "1", "url is 'nowhere': give http://HOST"),
         ("http://127.0.0.1:1", "", "1", "mode is '': give a name of 1 to 255 characters"),
-        ("http://127.0.0.1:1", "m", "0", "count is 0: give a whole number of 1 or more"),
-        ("http://127.0.0.1:1", "m", "ten", "argument --range: invalid int value: 'ten'"),
+        ("http://127.0.0.1:1", "m", "0", "argument --range: '0': give a whole number from 1 to 92"),
+        (
+            "http://127.0.0.1:1",
+            "m",
+            "ten",
+            "argument --range: 'ten': give a whole number from 1 to 92",
+        ),
     ],
 )
 def test_bad_arguments_get_a_line(run: Run, url: str, mode: str, count: str, line: str) -> None:
@@ -224,6 +229,15 @@ def test_probe_that_could_not_look_does_not_say_that_all_is_well(
     assert status == 1
     assert "NOT KNOWN: POST, one after the other: 0 answers are too few (2 x status 403)" in out
     assert "Every request got an answer of its own" not in out
+
+
+def test_probe_repeats_why_the_service_refuses(proxy: hostile.Proxy, run: Run) -> None:
+    """Where only some modes are answered, the operator is told to name one."""
+    body = json.dumps({"detail": "mode is 'uniqueid-probe': only file"}).encode()
+    proxy.always = hostile.Say(403, body=body)
+    status, out, err = run("probe", "--url", proxy.url, "--requests", "2")
+    assert (status, out) == (1, "")
+    assert "gave no answer: 12 x status 403: mode is 'uniqueid-probe': only file\n" in err
 
 
 def test_probe_counts_what_failed_on_the_way(proxy: hostile.Proxy, run: Run) -> None:

@@ -63,7 +63,6 @@ class Counters(Protocol):
 
     def counters(self) -> Mapping[str, int]: ...
     def ping(self) -> None: ...
-    def interrupt(self, thread: int) -> None: ...
     def disconnect(self) -> None: ...
 
 
@@ -258,16 +257,10 @@ class Allocator:
     def _give_up(self, ticket: _Ticket) -> DatabaseUnavailable:
         """The deadline of a caller has passed; those behind it need not find out one by one."""
         ticket.abandoned = True
-        flight, thread = self._in_flight, self._thread
-        if (
-            flight is not None
-            and self._clock() - flight.since >= 0.9 * self._timeout
-            and thread is not None
-            and thread.ident is not None
-        ):
+        flight = self._in_flight
+        if flight is not None and self._clock() - flight.since >= 0.9 * self._timeout:
             self._stalled = flight
             self._fail_queued(self._no_answer())
-            self._store.interrupt(thread.ident)
         return self._no_answer()
 
     def _fail_queued(self, error: Exception) -> int:
@@ -304,22 +297,22 @@ class Allocator:
 
         Empty when it is time to look at the database again.
         """
-        batch: list[_Ticket] = []
         now = self._clock()
         if self._deferred and (last or now >= self._deferred_until):
+            # Apart from the rest, which would wait for the lock with them.
             batch, self._deferred = self._deferred, []
-        else:
-            patience = self._deferred_until - now if self._deferred else None
-            if self._regressed:
-                patience = _LOOK_AGAIN if patience is None else min(patience, _LOOK_AGAIN)
-            try:
-                ticket = self._queue.get(timeout=patience)
-            except Empty:
-                return [], False
-            if ticket is None:
-                return [], True
-            batch.append(ticket)
-        while not last and len(batch) < self._batch_size:
+            return [ticket for ticket in batch if not ticket.abandoned], last
+        patience = self._deferred_until - now if self._deferred else None
+        if self._regressed:
+            patience = _LOOK_AGAIN if patience is None else min(patience, _LOOK_AGAIN)
+        try:
+            ticket = self._queue.get(timeout=patience)
+        except Empty:
+            return [], False
+        if ticket is None:
+            return [], True
+        batch = [ticket]
+        while len(batch) < self._batch_size:
             try:
                 ticket = self._queue.get_nowait()
             except Empty:
@@ -328,6 +321,10 @@ class Allocator:
                 last = True
                 break
             batch.append(ticket)
+        if self._deferred:
+            busy = {ticket.mode for ticket in self._deferred}
+            self._deferred += [ticket for ticket in batch if ticket.mode in busy]
+            batch = [ticket for ticket in batch if ticket.mode not in busy]
         return [ticket for ticket in batch if not ticket.abandoned], last
 
     def _commit_guarded(self, batch: list[_Ticket]) -> None:
@@ -431,7 +428,8 @@ class Allocator:
                 ticket.fail(DatabaseUnavailable(str(busy)))
             else:
                 self._deferred.append(ticket)
-        self._deferred_until = now + _LOOK_AGAIN / 4
+        # A try may take as long as the database waits for a lock: as long is for the others.
+        self._deferred_until = now + _LOOK_AGAIN
 
     # -- what went wrong ----------------------------------------------------------------------
 

@@ -289,7 +289,12 @@ def _form(environ: Mapping[str, Any]) -> str:
             " application/x-www-form-urlencoded"
         )
         raise problem(415, "about:blank", "Unsupported Media Type", detail, {})
-    body: bytes = environ["wsgi.input"].read(int(length))
+    try:
+        body: bytes = environ["wsgi.input"].read(int(length))
+    except OSError:
+        # uWSGI's words for a client that sent nothing for socket-timeout, or has gone.
+        detail = f"the {length} bytes of the body did not arrive in time"
+        raise problem(408, "about:blank", "Request Timeout", detail, {}) from None
     if len(body) < int(length):
         detail = f"the body has {len(body)} bytes, and Content-Length says {length}"
         raise problem(400, "about:blank", "Bad Request", detail, {})

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
+import logging
 import sys
+import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from uniqueid import __version__, config, probe, schema, service
-from uniqueid.errors import ConfigError, UniqueIDError
+from uniqueid.errors import MAX_ID, ConfigError, TooManyModes, UniqueIDError
+from uniqueid.store import Advanced, Store
+from uniqueid.validation import MAX_MODE_LENGTH, is_mode
 
 _UNUSABLE = 2
 """The exit status for a command line or a setting that cannot be used, as argparse's own."""
@@ -20,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def serve(argv: Sequence[str] | None = None) -> int:
     """Run ``pacifica-uniqueid``."""
-    raise UniqueIDError("not built")
+    return _guarded(_serve_parser(), argv)
 
 
 def _guarded(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
@@ -60,6 +66,27 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_dbchk)
 
     command = commands.add_parser(
+        "advance",
+        help="move counters on, never back: after a restore, above every ID that was handed out",
+    )
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("--mode", metavar="MODE", type=_mode, help="the counter to move")
+    which.add_argument("--all", action="store_true", help="every counter there is; with --by")
+    how = command.add_mutually_exclusive_group(required=True)
+    how.add_argument(
+        "--to",
+        metavar="ID",
+        type=_whole(MAX_ID + 1),
+        help="the next ID is to be this or higher; makes the counter where there is none",
+    )
+    how.add_argument("--by", metavar="COUNT", type=_whole(MAX_ID), help="skip so many IDs")
+    command.set_defaults(run=_advance)
+
+    command = commands.add_parser("show", help="list the counters")
+    command.add_argument("--json", action="store_true", help="as JSON")
+    command.set_defaults(run=_show)
+
+    command = commands.add_parser(
         "config", help="print every setting that counts and where it came from"
     )
     command.set_defaults(run=_config)
@@ -94,6 +121,90 @@ def _dbchk(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _whole(highest: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        digits = text.isascii() and text.isdigit() and len(text) <= 19
+        if not digits or not 1 <= int(text) <= highest:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} must be a whole number from 1 to {highest}, in decimal digits"
+            )
+        return int(text)
+
+    return read
+
+
+def _mode(text: str) -> str:
+    if not is_mode(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must have 1 to {MAX_MODE_LENGTH} characters and no control characters"
+        )
+    return text
+
+
+def _open_store(arguments: argparse.Namespace) -> tuple[Store, float]:
+    """The store, with a schema that fits, and the deadline of what is done with it."""
+    configuration = _load(arguments)
+    settings = configuration.settings
+    if settings.log_level == "info":
+        # That the database was reached is no news to who reads its counters.
+        logging.getLogger("uniqueid").setLevel(logging.WARNING)
+    store = service.make_store(configuration)
+    store.connect(settings.connect_attempts, settings.connect_wait)
+    schema.require(store)
+    return store, time.monotonic() + settings.request_timeout
+
+
+def _advance(arguments: argparse.Namespace) -> int:
+    if arguments.all and arguments.by is None:
+        raise ConfigError(
+            "--all",
+            None,
+            "command line",
+            "--all goes with --by: no one ID is right for all counters",
+        )
+    store, deadline = _open_store(arguments)
+    # Only --to makes a counter that there is not.
+    store.max_modes = 0
+    count = arguments.by or 0
+    modes = store.counters() if arguments.all else [arguments.mode]
+    floors = {} if arguments.to is None else {arguments.mode: arguments.to}
+    status = 0
+    for mode, outcome in store.advance(
+        dict.fromkeys(modes, count), floors, deadline=deadline
+    ).items():
+        if isinstance(outcome, Advanced):
+            new = outcome.first + count
+            unchanged = "" if new > outcome.found else "  (not changed: it is there already)"
+            print(f"{outcome.counter}: {outcome.found} -> {new}{unchanged}")
+        elif isinstance(outcome, TooManyModes) and arguments.to is not None:
+            print(f"{mode}: there is no counter yet, and its first ID will be 1")
+        elif isinstance(outcome, TooManyModes):
+            raise UniqueIDError(
+                f"--mode {mode!r}: there is no such counter; 'show' lists those there are, and --to"
+                " makes one"
+            )
+        else:
+            print(f"pacifica-uniqueid-cmd: not changed: {outcome}", file=sys.stderr)
+            status = 1
+    return status
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    store, _deadline = _open_store(arguments)
+    counters = sorted(store.counters().items())
+    if arguments.json:
+        listed = [{"mode": mode, "next_id": next_id} for mode, next_id in counters]
+        print(json.dumps({"counters": listed}, indent=2))
+        return 0
+    # Old databases may hold modes which would upset a terminal.
+    shown = [(mode if mode.isprintable() else repr(mode), next_id) for mode, next_id in counters]
+    width = max([4, *(len(mode) for mode, _next_id in shown)])
+    print(f"{'MODE':{width}}  {'NEXT ID':>19}")
+    for mode, next_id in shown:
+        print(f"{mode:{width}}  {next_id:>19}")
+    return 0
+
+
 def _config(arguments: argparse.Namespace) -> int:
     configuration = _load(arguments)
     for option, value, source in configuration.describe():
@@ -101,3 +212,63 @@ def _config(arguments: argparse.Namespace) -> int:
     for warning in configuration.warnings:
         print(warning, file=sys.stderr)
     return 0
+
+
+# -- pacifica-uniqueid ------------------------------------------------------------------------
+
+
+class _OneLine(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(_UNUSABLE, f"{self.prog}: {message}\n")
+
+
+def _serve_parser() -> argparse.ArgumentParser:
+    parser = _OneLine(
+        prog="pacifica-uniqueid",
+        description="Run the UniqueID server.",
+        epilog="It runs until SIGTERM or SIGINT, and then answers what it has accepted.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument(
+        "-c",
+        "--config",
+        metavar="CONFIG",
+        help="the CherryPy file or the service's configuration file; the sections tell which",
+    )
+    parser.add_argument(
+        "--cpconfig",
+        metavar="CONFIG",
+        help="the CherryPy file (default: UNIQUEID_CPCONFIG, then"
+        " ~/.pacifica-uniqueid/cpconfig.ini)",
+    )
+    parser.add_argument(
+        "-p",
+        "--port",
+        metavar="PORT",
+        type=_port,
+        help="port to listen on (default: the CherryPy file's, then 8051)",
+    )
+    parser.add_argument(
+        "-a",
+        "--address",
+        metavar="ADDRESS",
+        help="address to listen on (default: the CherryPy file's, then localhost)",
+    )
+    parser.set_defaults(run=_serve)
+    return parser
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 0 to 65535")
+    return int(text)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    # CherryPy takes longer to import than pacifica-uniqueid-cmd takes to run.
+    from uniqueid import server
+
+    if arguments.address == "":
+        raise ConfigError("-a/--address", "", "command line", "must name an address, as localhost")
+    return server.run(arguments.config, arguments.cpconfig, arguments.address, arguments.port)

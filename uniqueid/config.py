@@ -301,6 +301,11 @@ def _read_file(path: str) -> dict[tuple[str, str], str]:
 
 def _unknown(section: str, key: str, known: Mapping[tuple[str, str], Row]) -> str:
     here = [name for where, name in known if where == section]
+    if section == "global" or section.startswith("/"):
+        return (
+            "is a section of CherryPy's; pacifica-uniqueid takes such a file with --cpconfig or"
+            " UNIQUEID_CPCONFIG, and no other command has a use for it"
+        )
     if not here:
         sections = ", ".join(sorted({f"[{where}]" for where, _name in known}))
         return f"there is no such section; there are {sections}"

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import threading
-from contextlib import suppress
+import select
 from typing import Any
 
 from pony.orm.dbapiprovider import wrap_dbapi_exceptions
 from pony.orm.dbproviders import postgres
-from psycopg2 import extensions
+from psycopg2 import OperationalError, extensions
 
 from uniqueid.database_url import DatabaseURL
 from uniqueid.providers import LOCK_WAIT
 
 
-def arguments(url: DatabaseURL, connect_timeout: int) -> dict[str, Any]:
-    """What `psycopg2.connect` is called with (libpq's manual, parameter key words)."""
+def arguments(url: DatabaseURL, answer_timeout: int) -> dict[str, Any]:
+    """What `psycopg2.connect` is called with (libpq's manual, parameter key words).
+
+    libpq's own `connect_timeout` is not among it: it counts for blocking connections alone.
+    """
     settings = f"-c lock_timeout={LOCK_WAIT}s"
     options = dict(url.options)
     options["options"] = f"{options['options']} {settings}" if "options" in options else settings
@@ -33,7 +33,9 @@ def arguments(url: DatabaseURL, connect_timeout: int) -> dict[str, Any]:
         "keepalives_interval": 2,
         "keepalives_count": 3,
         "tcp_user_timeout": 11_000,
-        "connect_timeout": connect_timeout,
+        "connection_factory": type(
+            "TimedConnection", (Connection,), {"answer_timeout": answer_timeout}
+        ),
         "application_name": "pacifica-uniqueid",
         **{name: value for name, value in named.items() if value is not None},
         **options,
@@ -41,57 +43,47 @@ def arguments(url: DatabaseURL, connect_timeout: int) -> dict[str, Any]:
     }
 
 
-class Handle:
-    """A second handle on a connection's socket, with which another thread can end a wait.
+class Connection(extensions.connection):  # type: ignore[misc]
+    """A connection that knows how long it may wait."""
 
-    libpq waits for an answer for as long as the connection stands, and a proxy can hold it up for
-    ever. The handle is a duplicate, so that it can never mean another connection's socket,
-    whatever becomes of the first one.
+    answer_timeout: float | None = None
+    """Seconds for the server's next words; None waits for ever."""
+
+
+def wait_for_answer(connection: Any) -> None:
+    """Wait until the server has answered, but not for ever.
+
+    libpq waits for as long as the connection stands, and a stopped server, or a proxy that holds
+    it up, stands for ever. psycopg2 calls this wherever it would wait, in the whole process
+    (psycopg2's manual, "Support for coroutine libraries"), and closes the connection if it raises.
+
+    :raises psycopg2.OperationalError: when nothing came for the connection's time-out.
     """
-
-    def __init__(self, connection: Any) -> None:
-        self._socket = socket.socket(fileno=os.dup(connection.fileno()))
-
-    def interrupt(self) -> None:
-        """End whatever the connection waits for with an error."""
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Give the duplicate back."""
-        self._socket.close()
+    timeout = getattr(connection, "answer_timeout", None)
+    while (state := connection.poll()) != extensions.POLL_OK:
+        ready = select.poll()
+        ready.register(
+            connection.fileno(), select.POLLIN if state == extensions.POLL_READ else select.POLLOUT
+        )
+        if not ready.poll(None if timeout is None else timeout * 1000):
+            raise OperationalError(f"the server did not answer within {timeout:g} seconds")
 
 
 class PostgreSQLPool(postgres.PGPool):  # type: ignore[misc]
     """One connection a thread, whose BEGIN says SERIALIZABLE."""
 
-    def __init__(
-        self, dbapi_module: Any, handles: dict[int, Handle], *args: Any, **kwargs: Any
-    ) -> None:
-        super().__init__(dbapi_module, *args, **kwargs)
-        self.handles = handles
-
     def _connect(self) -> None:
-        super()._connect()
-        self.con.set_session(isolation_level=extensions.ISOLATION_LEVEL_SERIALIZABLE)
-        self.handles[threading.get_ident()] = Handle(self.con)
+        try:
+            super()._connect()
+            self.con.set_session(isolation_level=extensions.ISOLATION_LEVEL_SERIALIZABLE)
+        except BaseException:
+            # Nobody may go on with a session that is half set up: Pony would keep it.
+            self.disconnect()
+            raise
 
     def release(self, con: Any) -> None:
         if con.status != extensions.STATUS_READY:
             con.rollback()
-
-    def drop(self, con: Any) -> None:
-        self._forget()
-        super().drop(con)
-
-    def disconnect(self) -> None:
-        self._forget()
-        super().disconnect()
-
-    def _forget(self) -> None:
-        handle = self.handles.pop(threading.get_ident(), None)
-        if handle is not None:
-            handle.close()
 
 
 class PostgreSQLProvider(postgres.PGProvider):  # type: ignore[misc]
@@ -101,14 +93,8 @@ class PostgreSQLProvider(postgres.PGProvider):  # type: ignore[misc]
         return False
 
     def get_pool(self, *args: Any, **kwargs: Any) -> PostgreSQLPool:
-        self.handles: dict[int, Handle] = {}
-        return PostgreSQLPool(self.dbapi_module, self.handles, *args, **kwargs)
-
-    def interrupt(self, thread: int) -> None:
-        """End the wait of a thread for its connection, if it has one."""
-        handle = self.handles.get(thread)
-        if handle is not None:
-            handle.interrupt()
+        extensions.set_wait_callback(wait_for_answer)
+        return PostgreSQLPool(self.dbapi_module, *args, **kwargs)
 
     @wrap_dbapi_exceptions  # type: ignore[untyped-decorator]
     def set_transaction_mode(self, connection: Any, cache: Any) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from uniqueid.errors import UniqueIDError
+from uniqueid.errors import MAX_ID, UniqueIDError
 
 if TYPE_CHECKING:
     import requests
@@ -38,7 +38,11 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_url(command)
     command.add_argument("--mode", required=True, help="the name of the counter")
     command.add_argument(
-        "--range", type=int, required=True, metavar="N", help="how many IDs, 1 or more"
+        "--range",
+        type=_whole(1, MAX_ID),
+        required=True,
+        metavar="N",
+        help="how many IDs, 1 or more",
     )
     command.add_argument("--json", action="store_true", help="print a JSON object")
     command.set_defaults(run=_guarded(getid))
@@ -47,7 +51,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "probe",
         help="exit 1 if anything between here and a running service keeps answers",
         description="Send identical requests, one after the other and at the same time, and say"
-        " whether each got an answer of its own. It takes a few hundred IDs of a mode of its own.",
+        " whether each got an answer of its own. It takes about 100 IDs of a mode of its own.",
     )
     _add_url(command)
     command.add_argument(
@@ -115,7 +119,7 @@ def _add_url(command: argparse.ArgumentParser) -> None:
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def read(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and len(text) < 9 and low <= int(text) <= high):
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
             raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {low} to {high}")
         return int(text)
 
@@ -150,6 +154,8 @@ class _Answer:
     headers: dict[str, str]
     """Names in lower case."""
     first: int | None
+    detail: str
+    """What an error says, behind a colon."""
     repeats_nonce: bool | None
     """Whether the nonce of this request came back; None when none was sent or none came."""
     kept: bool
@@ -376,7 +382,7 @@ def _ask_all(group: _Group, url: str, arguments: argparse.Namespace) -> None:
         if isinstance(result, str):
             group.failures[result] += 1
         elif result.status != group.expected or (result.status == 200 and result.first is None):
-            group.failures[f"status {result.status}"] += 1
+            group.failures[f"status {result.status}{result.detail}"] += 1
         else:
             group.answers.append(result)
 
@@ -395,9 +401,13 @@ def _ask(session: requests.Session, group: _Group, url: str, timeout: float) -> 
     )
     seconds = time.monotonic() - began
     try:
-        first = response.json()["startIndex"]
-    except (ValueError, KeyError, TypeError):
-        first = None
+        document = response.json()
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        document = {}
+    first = document.get("startIndex")
+    detail = document.get("detail")
     returned = response.headers.get(NONCE)
     age = response.headers.get("Age")
     return _Answer(
@@ -406,6 +416,7 @@ def _ask(session: requests.Session, group: _Group, url: str, timeout: float) -> 
         version=_VERSIONS.get(response.raw.version, str(response.raw.version)),
         headers={name.lower(): value for name, value in response.headers.items()},
         first=first if isinstance(first, int) else None,
+        detail=f": {detail}" if isinstance(detail, str) else "",
         # One that comes back unasked is another's as well.
         repeats_nonce=None if returned is None else group.nonce and returned == nonce,
         kept=age is not None and not is_new(age, seconds),

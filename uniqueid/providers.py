@@ -8,13 +8,17 @@ back to its pool with nothing open is left alone, which spares another.
 
 from __future__ import annotations
 
+import logging
 import os
+from contextlib import suppress
 from typing import Any
 
 from pony.orm.dbapiprovider import DBAPIProvider, Pool, wrap_dbapi_exceptions
 from pony.orm.dbproviders import mysql, sqlite
 
 from uniqueid.database_url import DatabaseURL
+
+log = logging.getLogger(__name__)
 
 LOCK_WAIT = 1
 """Seconds for which a statement waits for a lock; InnoDB knows no shorter time. What is locked
@@ -28,8 +32,8 @@ def binding(
 
     :param create: whether SQLite may make its file; a server must not, or a mistyped path would
         be a fresh database that starts at 1.
-    :param connect_timeout: seconds for a connection to be made.
-    :param answer_timeout: seconds after which a silent MySQL server is taken for lost.
+    :param connect_timeout: seconds for a connection to a MySQL server to be made.
+    :param answer_timeout: seconds after which a silent server is taken for lost.
     """
     if url.kind == "sqlite":
         return SQLiteProvider, {
@@ -41,7 +45,7 @@ def binding(
         return MySQLProvider, _mysql_arguments(url, connect_timeout, answer_timeout)
     from uniqueid.postgresql_provider import PostgreSQLProvider, arguments
 
-    return PostgreSQLProvider, arguments(url, connect_timeout)
+    return PostgreSQLProvider, arguments(url, answer_timeout)
 
 
 def _mysql_arguments(url: DatabaseURL, connect_timeout: int, answer_timeout: int) -> dict[str, Any]:
@@ -76,29 +80,63 @@ def _mysql_arguments(url: DatabaseURL, connect_timeout: int, answer_timeout: int
     }
 
 
+def _identity(name: str) -> tuple[int, int] | None:
+    """Which file is behind a name, however often that changes; None for no file."""
+    try:
+        status = os.stat(name)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 class SQLitePool(sqlite.SQLitePool):  # type: ignore[misc]
     """One connection a thread, made anew when the file is no longer the one that was opened."""
 
+    opened: tuple[int, int] | None = None
+    """The database's file as of the last connection."""
+    wal: tuple[int, int] | None = None
+    """The write-ahead log of that file."""
+
     def connect(self) -> tuple[Any, bool]:
-        if self.con is not None and self._file() != self.opened:
-            self.drop(self.con)
+        if self.con is not None:
+            if _identity(self.filename) != self.opened:
+                self.drop(self.con)
+            elif self.wal is None:
+                self.wal = _identity(f"{self.filename}-wal")
         connection, is_new = super().connect()
         return connection, is_new
 
     def _connect(self) -> None:
+        # Looked at before: if the file is replaced in between, the next use opens it again.
+        found = _identity(self.filename)
+        if found is not None and found != self.opened:
+            if self.opened is not None:
+                self._leave_replaced_file()
+            self.opened, self.wal = found, None
         super()._connect()
-        self.opened = self._file()
-        # WAL: one fsync a commit, and readers that do not wait. FULL: the fsync is done before
-        # COMMIT answers (SQLite's documentation, PRAGMA synchronous).
-        self.con.execute("PRAGMA journal_mode = WAL").fetchone()
-        self.con.execute("PRAGMA synchronous = FULL")
-
-    def _file(self) -> tuple[int, int] | None:
+        if found is None:
+            self.opened, self.wal = _identity(self.filename), None
         try:
-            status = os.stat(self.filename)
-        except OSError:
-            return None
-        return status.st_dev, status.st_ino
+            # FULL: the fsync is done before COMMIT answers. WAL: one fsync a commit, and readers
+            # that do not wait (SQLite's documentation, PRAGMA synchronous).
+            self.con.execute("PRAGMA synchronous = FULL")
+            self.con.execute("PRAGMA journal_mode = WAL").fetchone()
+        except BaseException:
+            # Nobody may go on with a connection that is half set up.
+            self.drop(self.con)
+            raise
+
+    def _leave_replaced_file(self) -> None:
+        """Remove the write-ahead log of a file that another one has taken the place of.
+
+        SQLite leaves the log where it is when its file has moved, and would apply it to whatever
+        is there now (SQLite's documentation, "How To Corrupt An SQLite Database File", 1.4).
+        """
+        log.warning("the file %s was replaced; the new one is opened", self.filename)
+        name = f"{self.filename}-wal"
+        if self.wal is not None and _identity(name) == self.wal:
+            with suppress(OSError):
+                os.remove(name)
 
     def release(self, con: Any) -> None:
         if con.in_transaction:
@@ -123,14 +161,19 @@ class MySQLPool(Pool):  # type: ignore[misc]
 
     def _connect(self) -> None:
         super()._connect()
-        with self.con.cursor() as cursor:
-            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE")
-            # Strict: a value out of range is an error. Otherwise it is bent to fit, which made
-            # the old service answer with the same ID for ever.
-            cursor.execute(
-                "SET SESSION sql_mode = CONCAT_WS(',', @@sql_mode, 'STRICT_TRANS_TABLES'),"
-                f" innodb_lock_wait_timeout = {LOCK_WAIT}"
-            )
+        try:
+            with self.con.cursor() as cursor:
+                cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+                # Strict: a value out of range is an error. Otherwise it is bent to fit, which
+                # made the old service answer with the same ID for ever.
+                cursor.execute(
+                    "SET SESSION sql_mode = CONCAT_WS(',', @@sql_mode, 'STRICT_TRANS_TABLES'),"
+                    f" innodb_lock_wait_timeout = {LOCK_WAIT}"
+                )
+        except BaseException:
+            # Nobody may go on with a session that is half set up: Pony would keep it.
+            self.drop(self.con)
+            raise
 
     def release(self, con: Any) -> None:
         if con.server_status & mysql.mysql_module.constants.SERVER_STATUS.SERVER_STATUS_IN_TRANS:

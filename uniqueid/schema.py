@@ -2,7 +2,7 @@
 
 The tables are the old service's: ``uniqueindex`` with the next ID of each mode, and
 ``uniqueindexsystem`` with the parts of the version, 1.0. Releases up to 0.2.1 had only the first,
-with a 32-bit column on servers; that is version 0.0.
+whose column may have 32 bits on servers (that of 0.2.1 from PyPI has 64); that is version 0.0.
 """
 
 from __future__ import annotations
@@ -145,18 +145,19 @@ def _inspect(store: Store) -> Found:
     if _column_type(store, "uniqueindexsystem", "value") is None:
         return Found((0, 0), narrow)
     quote = store.database.provider.quote_name
-    rows = store.database.execute(
+    # Not execute(), which takes SQLite's lock for writing.
+    rows = store.database.select(
         f"SELECT {quote('part')}, {quote('value')} FROM {quote('uniqueindexsystem')}", {}, {}
-    ).fetchall()
+    )
     parts = {str(part): int(value) for part, value in rows}
     return Found((parts.get("major", 0), parts.get("minor", 0)), narrow)
 
 
 def _column_type(store: Store, table: str, column: str) -> str | None:
-    row = store.database.execute(
+    types = store.database.select(
         _COLUMN_TYPE[store.url.kind], {}, {"table": table, "column": column}
-    ).fetchone()
-    return None if row is None else str(row[0])
+    )
+    return str(types[0]) if types else None
 
 
 # -- changing ---------------------------------------------------------------------------------

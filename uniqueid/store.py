@@ -199,12 +199,6 @@ class Store:
         """Close this thread's connection; the next call makes a new one."""
         self.database.disconnect()
 
-    def interrupt(self, thread: int) -> None:
-        """End the wait of another thread for the database, where the driver has no time-out."""
-        interrupt = getattr(self.database.provider, "interrupt", None)
-        if interrupt is not None:
-            interrupt(thread)
-
     # -- reading ------------------------------------------------------------------------------
 
     def counters(self) -> dict[str, int]:
@@ -236,10 +230,11 @@ class Store:
         raise AssertionError("unreachable")
 
     def _select_counters(self) -> dict[str, int]:
-        return dict(self.database.execute(self._all, {}, {}).fetchall())
+        # Not execute(), which takes SQLite's lock for writing.
+        return dict(self.database.select(self._all, {}, {}))
 
     def _ping(self) -> None:
-        self.database.execute("SELECT 1", {}, {}).fetchone()
+        self.database.select("SELECT 1", {}, {})
 
     # -- advancing ----------------------------------------------------------------------------
 
@@ -324,8 +319,8 @@ class Store:
         if all(mode in floors for mode in totals):
             return 0
         with db_session:
-            row = self.database.execute(self._count, {}, {}).fetchone()
-        return self.max_modes - int(row[0])
+            (counters,) = self.database.select(self._count, {}, {})
+        return self.max_modes - int(counters)
 
     def _advance_all(
         self,
@@ -362,7 +357,8 @@ class Store:
             counter, found = mode, 1
         else:
             counter, found = row
-            floor = floors.get(counter, 1)
+            # By the database's spelling of the counter, and by the caller's.
+            floor = max(floors.get(counter, 1), floors.get(mode, 1))
         first = max(found, floor)
         regressed = found < floor and floor > 1
         if regressed and not repair:

@@ -3,56 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 import servers
-from controls import Controls
+
+from caches.controls import Controls
+from caches.report import HEADINGS, Row
 
 TABLE: pytest.StashKey[list[Row]] = pytest.StashKey()
-
-
-@dataclass
-class Row:
-    """What one proxy with one setting did; counts of answers that were used twice."""
-
-    proxy: str
-    settings: str
-    control: int
-    """Of the origin which does not forbid it."""
-    get: int = 0
-    get_concurrent: int = 0
-    post: int = 0
-    post_concurrent: int = 0
-    errors: int = 0
-    client: int = 0
-    """IDs that a user of the client got twice."""
-    outcome: str = ""
-    """What the client did."""
-
-    def cells(self) -> list[str]:
-        return [
-            self.proxy,
-            self.settings,
-            str(self.control),
-            f"{self.get} + {self.get_concurrent}",
-            f"{self.post} + {self.post_concurrent}",
-            str(self.errors),
-            str(self.client),
-            self.outcome,
-        ]
-
-
-HEADINGS = [
-    "proxy",
-    "settings",
-    "other service",
-    "GET",
-    "POST",
-    "errors",
-    "client",
-    "the client",
-]
 
 
 @pytest.fixture(scope="session")

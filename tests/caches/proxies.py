@@ -170,6 +170,7 @@ never_direct allow all
 http_access allow all
 cache_mem 16 MB
 refresh_pattern . 1440 100% 10080 {options}
+# With it, no-store alone does not keep an answer from being shared by those who ask meanwhile.
 collapsed_forwarding on
 {user}
 visible_hostname uniqueid

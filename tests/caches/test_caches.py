@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from urllib.parse import quote, urlsplit
 
-import proxies
 import pytest
 import requests
 import servers
-from conftest import Row
-from controls import Controls
 
+from caches import proxies
+from caches.controls import Controls
+from caches.report import Row
 from uniqueid.client import CachedResponseError, Client, Range
 
 COUNT = 20

@@ -1,0 +1,221 @@
+"""A TCP proxy on loopback between the service and a database, which can do what networks do.
+
+It passes, holds and cuts; it cuts in the middle of a statement, and around COMMIT in both ways:
+'the COMMIT arrived, the answer was lost' and 'the COMMIT never arrived'. It can be pointed at
+another server while clients stay connected to its port.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable
+
+# A client's COMMIT on the wire: MySQL's COM_QUERY (0x03) and PostgreSQL's simple query. Whole
+# messages, since SET TRANSACTION ... READ COMMITTED has the word in it as well.
+_COMMIT = (b"\x03COMMIT", b"Q\x00\x00\x00\x0bCOMMIT\x00")
+_PING = (b"\x03SELECT 1", b"Q\x00\x00\x00\x0dSELECT 1\x00")
+_UPDATE = (b"UPDATE `uniqueindex`", b'UPDATE "uniqueindex"')
+
+Plan = Callable[["_Link", bytes], bytes | None]
+"""What to do with a chunk from the client: what to pass on, or None to cut."""
+
+
+def commit_never_arrives(link: _Link, chunk: bytes) -> bytes | None:
+    """Cut before the COMMIT: the database rolls back."""
+    return None if _is_commit(chunk) else chunk
+
+
+def commit_answer_is_lost(link: _Link, chunk: bytes) -> bytes | None:
+    """Pass the COMMIT on, let the database do it, and cut instead of passing its answer back."""
+    if _is_commit(chunk):
+        link.swallow = True
+    return chunk
+
+
+def cut_in_statement(link: _Link, chunk: bytes) -> bytes | None:
+    """Pass half of an UPDATE on and cut."""
+    if any(word in chunk for word in _UPDATE):
+        with contextlib.suppress(OSError):
+            link.server.sendall(chunk[: len(chunk) // 2])
+        return None
+    return chunk
+
+
+def fall_silent(link: _Link, chunk: bytes) -> bytes | None:
+    """Keep the connection of a query for a sign of life open and never answer."""
+    if any(chunk.endswith(message) for message in _PING):
+        link.silent = True
+    return chunk
+
+
+def _is_commit(chunk: bytes) -> bool:
+    return any(chunk.endswith(message) for message in _COMMIT)
+
+
+class _Link:
+    """A client's connection and the one to the server."""
+
+    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+        self.client = client
+        self.server = server
+        self.swallow = False
+        """Whether the next answer is lost and the connection cut."""
+        self.silent = False
+        """Whether nothing is passed on any more, while the connection stands."""
+
+    def cut(self) -> None:
+        """Reset both connections, as a router does that lost its state."""
+        for end in (self.client, self.server):
+            with contextlib.suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            # close() alone would not wake the thread that reads from it.
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+class Proxy:
+    """Passes connections at `port` to a server at `target`, until told otherwise."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = int(self._listener.getsockname()[1])
+        self.fired = 0
+        """How often a plan was carried out."""
+        self.accepted = 0
+        self._plan: Plan | None = None
+        self._shots = 0
+        self._passing = threading.Event()
+        self._passing.set()
+        self._links: set[_Link] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    # -- what a test may ask for --------------------------------------------------------------
+
+    def arm(self, plan: Plan, shots: int) -> None:
+        """Do this to as many connections as there are shots; then pass again."""
+        with self._lock:
+            self._plan, self._shots = plan, shots
+
+    def hold(self) -> None:
+        """Accept and read, and pass nothing on in either direction, without a word."""
+        self._passing.clear()
+
+    def silence(self) -> None:
+        """Never pass anything again on the connections there are; new ones are as good as new."""
+        with self._lock:
+            for link in self._links:
+                link.silent = True
+
+    def go_on(self) -> None:
+        """Pass what was held, and all that comes."""
+        self._passing.set()
+
+    def cut(self) -> None:
+        """Reset every connection there is."""
+        with self._lock:
+            links, self._links = self._links, set()
+        for link in links:
+            link.cut()
+
+    def point_at(self, target: int) -> None:
+        """Lead new connections to another server, and cut the old ones."""
+        self.target = target
+        self.cut()
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        with self._lock:
+            return len(self._links)
+
+    def close(self) -> None:
+        """Stop, and cut all."""
+        self._closed = True
+        # Wakes accept(), which close() alone does not.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._passing.set()
+        self.cut()
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *_args: object) -> None:
+        self.close()
+
+    # -- its threads --------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        while not self._closed:
+            try:
+                client, _address = self._listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            threading.Thread(target=self._connect, args=(client,), daemon=True).start()
+
+    def _connect(self, client: socket.socket) -> None:
+        self._passing.wait()
+        try:
+            server = socket.create_connection(("127.0.0.1", self.target), timeout=30)
+        except OSError:
+            client.close()
+            return
+        server.settimeout(None)
+        for end in (client, server):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        link = _Link(client, server)
+        with self._lock:
+            self._links.add(link)
+        threading.Thread(target=self._upwards, args=(link,), daemon=True).start()
+        self._downwards(link)
+
+    def _end(self, link: _Link) -> None:
+        with self._lock:
+            self._links.discard(link)
+        link.cut()
+
+    def _upwards(self, link: _Link) -> None:
+        """From the client to the server."""
+        with contextlib.suppress(OSError):
+            while chunk := link.client.recv(65536):
+                self._passing.wait()
+                passed = chunk if link.silent else self._planned(link, chunk)
+                if passed is None:
+                    break
+                if link.silent:
+                    continue
+                link.server.sendall(passed)
+        self._end(link)
+
+    def _planned(self, link: _Link, chunk: bytes) -> bytes | None:
+        with self._lock:
+            if self._plan is None or self._shots <= 0:
+                return chunk
+            passed = self._plan(link, chunk)
+            if passed is None or link.swallow or link.silent:
+                self._shots -= 1
+            if passed is None or link.silent:
+                self.fired += 1
+            return passed
+
+    def _downwards(self, link: _Link) -> None:
+        """From the server to the client."""
+        with contextlib.suppress(OSError):
+            while chunk := link.server.recv(65536):
+                self._passing.wait()
+                if link.silent:
+                    continue
+                if link.swallow:
+                    self.fired += 1
+                    break
+                link.client.sendall(chunk)
+        self._end(link)

@@ -1,0 +1,223 @@
+"""Bad input at volume against the running uWSGI, byte by byte past every HTTP library."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+import servers
+from cell import NOTES, worker
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+EXAMPLES = 4000
+SLOW = 80
+"""Clients which never send the whole of their request: more than there are threads."""
+
+_LONG = b"<long>"
+"""Stands for more octets than uWSGI's buffer has; written out when it is sent."""
+
+# What would end the request's line or a header is left to `broken`.
+_octets = st.binary(max_size=40).map(lambda raw: bytes(o for o in raw if o not in b"\r\n\0 "))
+_escaped = st.binary(max_size=20).map(lambda raw: b"".join(b"%%%02x" % octet for octet in raw))
+_text = (
+    st.text(max_size=300)
+    .map(lambda text: text.encode("utf-8", "surrogatepass"))
+    .map(lambda raw: b"".join(b"%%%02X" % octet for octet in raw))
+)
+_numbers = st.one_of(
+    st.integers(0, 50),
+    st.integers(-5, 2**65),
+    st.sampled_from([2**63, 2**63 - 1, 10**9, 10**9 + 1, 10**5000]),
+).map(lambda number: b"%d" % number if abs(number) < 2**70 else b"9" * 5000)
+_values = st.one_of(
+    _numbers, _octets, _escaped, _text,
+    st.sampled_from([b"file", b"m" * 255, b"m" * 256, b"", b"%", b"%zz", b"%00", b"+", b"1.0"]),
+    st.sampled_from([b"1e3", b"0x10", b"%D9%A1", b"1_0", b"%201", b"None", b"';--", b"%F0%9F"]),
+)  # fmt: skip
+_names = st.sampled_from(
+    [b"range", b"mode", b"mode", b"range", b"Range", b"r%61nge", b"", b"nonce"]
+)
+_queries = st.lists(
+    st.tuples(_names, st.sampled_from([b"=", b"", b"=="]), _values).map(b"".join), max_size=5
+).map(b"&".join)
+_sound = st.builds(
+    lambda count, mode: b"range=%d&mode=%s" % (count, mode), st.integers(0, 50), _text | _values
+)
+_methods = st.sampled_from(
+    [b"GET"] * 6
+    + [b"POST"] * 4
+    + [b"HEAD", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"CONNECT", b"get"]
+    + [b"\xff", b"X" * 99]
+)  # fmt: skip
+_paths = st.one_of(
+    st.sampled_from([b"/getid"] * 6 + [b"/getid/", b"//getid", b"/getid//", b"/GETID", b"*", b""]),
+    st.sampled_from(
+        [b"/", b"/livez", b"/readyz", b"/healthz", b"/metrics", b"/%67etid", b"/../getid"]
+    ),
+    _octets.map(lambda raw: b"/" + raw.replace(b"?", b"")),
+)
+_headers = st.lists(
+    st.one_of(
+        st.tuples(_octets, _octets).map(b": ".join),
+        st.sampled_from(
+            [
+                b"Content-Length: -1", b"Content-Length: 99999999999", b"Content-Length: x",
+                b"Content-Length: 5\r\nContent-Length: 6", b"Content-Length: 8193",
+                b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip", b"Expect: 100-continue",
+                b"Content-Type: multipart/form-data; boundary=x", b"Content-Type: text/html",
+                b"Content-Type: application/x-www-form-urlencoded", b"Connection: Upgrade",
+                b"Range: bytes=0-0", b"If-None-Match: *", b"X-Long: " + _LONG, b":",
+                b"Host: \xff\xfe", b"no colon", b"Cookie: " + b"a=b;" * 500,
+            ]
+        ),
+    ),
+    max_size=4,
+)  # fmt: skip
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> bytes:
+    """A request as it goes over the wire: right, wrong, cut short, or no HTTP at all."""
+    kind = draw(st.integers(0, 19))
+    if kind == 0:
+        return draw(st.binary(min_size=1, max_size=500))
+    query = draw(st.one_of(_sound, _queries, _queries))
+    target = draw(_paths) + draw(st.sampled_from([b"?", b"?", b"?", b"", b"??", b"#"])) + query
+    version = draw(st.sampled_from([b"HTTP/1.1"] * 8 + [b"HTTP/1.0", b"HTTP/0.9", b"HTTP/9", b""]))
+    headers = [b"Host: localhost", *draw(_headers)]
+    body = draw(
+        st.sampled_from([b"", b"", b"range=1", b"range=2&mode=form", b"0\r\n\r\n"]) | _queries
+    )
+    if body and draw(st.booleans()):
+        headers += [
+            b"Content-Length: %d" % len(body),
+            b"Content-Type: application/x-www-form-urlencoded",
+        ]
+    line = b" ".join([draw(_methods), target, version])
+    whole = b"\r\n".join([line, *headers, b"", body])
+    return whole[: draw(st.integers(0, len(whole)))] if kind == 1 else whole
+
+
+def send(port: int, request: bytes) -> bytes:
+    """Send bytes, say that there are no more, and read what comes until the end."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=servers.START_TIMEOUT) as connection:
+        try:
+            connection.sendall(request.replace(_LONG, b"x" * 40_000))
+            connection.shutdown(socket.SHUT_WR)
+            while chunk := connection.recv(65536):
+                received += chunk
+        except TimeoutError:
+            raise
+        except OSError:
+            # Closed by the server with some of the request unread.
+            pass
+    return received
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[servers.Service, str]]:
+    """A running service on SQLite and its file."""
+    path = str(tmp_path_factory.mktemp("bad-input") / "db.sqlite3")
+    # Shorter than the shipped 10 seconds, so that slow clients are cut off sooner.
+    options = ["--http-timeout", "2", "--socket-timeout", "2"]
+    service = servers.Service(f"sqlite:///{path}", *options, max_modes="100000")
+    with servers.running(service):
+        yield service, path
+
+
+def taken(path: str) -> int:
+    """How many IDs were taken from all counters."""
+    with closing(sqlite3.connect(path)) as database:
+        return int(database.execute('SELECT total("index" - 1) FROM uniqueindex').fetchone()[0])
+
+
+def test_no_request_kills_the_service_or_takes_ids_without_an_answer(
+    target: tuple[servers.Service, str],
+) -> None:
+    """Every answer is a declared one; what was not answered with a range took nothing."""
+    service, path = target
+    service.allocate("first", 1)
+    pid = worker(service)
+    seen: dict[int, int] = {}
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(requests())
+    def try_one(request: bytes) -> None:
+        before = taken(path)
+        received = send(service.port, request)
+        head, _, body = received.partition(b"\r\n\r\n")
+        status = re.match(rb"HTTP/\S* ([0-9]{3}) ", head)
+        assert b"Traceback" not in received
+        got = 0
+        if status is None:
+            # uWSGI closes the connection on what is no HTTP.
+            assert received == b""
+        else:
+            code = int(status[1])
+            seen[code] = seen.get(code, 0) + 1
+            assert code in (200, 400, 404, 405, 408, 411, 413, 414, 415, 431), received[:2000]
+            if b"problem+json" in head and body:
+                problem = json.loads(body)
+                assert problem["status"] == code
+                assert problem["message"]
+            elif code == 200 and b"startIndex" in body:
+                answer = json.loads(body)
+                if answer["startIndex"] > 0:
+                    got = answer["endIndex"] - answer["startIndex"] + 1
+        assert taken(path) - before == got
+
+    try_one()
+    statuses = ", ".join(f"{code}: {seen[code]}" for code in sorted(seen))
+    NOTES.append(f"bad input, {EXAMPLES} requests, answers by status: {statuses}")
+    # Not everything was refused, and not everything was accepted.
+    assert {200, 400, 404, 405} <= seen.keys(), seen
+    assert worker(service) == pid
+    log = service.log.read_text(errors="replace")
+    assert "Traceback" not in log
+    assert service.get("/readyz")[0] == 200
+
+
+def test_clients_that_never_end_their_request_are_cut_off(
+    target: tuple[servers.Service, str],
+) -> None:
+    """More of them than there are threads: others are answered all the same."""
+    service, path = target
+    before = taken(path)
+    slow = [socket.create_connection(("127.0.0.1", service.port)) for _number in range(SLOW)]
+    try:
+        for number, connection in enumerate(slow):
+            connection.settimeout(servers.START_TIMEOUT)
+            half = b"GET /getid?range=1&mode=slow HTTP/1.1\r\nHost: x\r\n"
+            body = b"Content-Length: 20\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\nr"
+            connection.sendall(
+                half.replace(b"GET", b"POST") + body if number % 2 else half[:number]
+            )
+        first, last = service.allocate("patient", 3)
+        assert last - first == 2
+        for connection in slow:
+            with connection:
+                # An answer that refuses, or none; then the end.
+                received = b""
+                try:
+                    while chunk := connection.recv(65536):
+                        received += chunk
+                except ConnectionError:
+                    pass
+                assert not received or b" 408 " in received[:20], received
+    finally:
+        for connection in slow:
+            connection.close()
+    assert taken(path) - before == 3
+    assert service.get("/readyz")[0] == 200

@@ -1,0 +1,160 @@
+"""The database and the network to it: killed, stopped, cut, silent, full."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import servers
+from cell import Cell, kill_9, metric, processes, runs
+from fault_proxy import (
+    Plan,
+    Proxy,
+    commit_answer_is_lost,
+    commit_never_arrives,
+    cut_in_statement,
+    fall_silent,
+)
+from history import is_503
+
+Server = servers.MariaDB | servers.PostgreSQL
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    """A proxy in front of the server."""
+    with Proxy(server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def url(server: Server, proxy: Proxy) -> str:
+    """The URL of an empty database behind the proxy."""
+    return server.url(server.new_database(), proxy.port)
+
+
+def test_kill_9_of_the_database(network: str, server: Server) -> None:
+    """The service says 503 while it is away and goes on when it is back."""
+    url = server.url(server.new_database())
+    with Cell("kill -9 of the database", network, url, ambiguous=True) as cell:
+        kill_9(server)
+        cell.load.more(is_503, "a 503")
+        assert cell.service.get("/readyz")[0] == 503
+        assert cell.service.get("/livez")[0] == 200
+        server.start()
+        cell.load.more_answers(200)
+        assert cell.service.get("/readyz")[0] == 200
+
+
+def test_database_stopped_for_longer_than_the_time_out(network: str, server: Server) -> None:
+    """Callers get their 503 in time, and what the database does afterwards is nobody's."""
+    url = server.url(server.new_database())
+    with Cell("SIGSTOP of the database", network, url, ambiguous=True) as cell:
+        stopped = processes(server)
+        try:
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+            cell.load.more(is_503, "a 503")
+            cell.load.more(is_503, "another 503")
+        finally:
+            for pid in stopped:
+                if runs(pid):
+                    os.kill(pid, signal.SIGCONT)
+        cell.load.more_answers(200)
+        assert cell.service.get("/readyz")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("fault", "plan", "ambiguous"),
+    [
+        ("cut in a statement", cut_in_statement, False),
+        ("COMMIT arrived, answer lost", commit_answer_is_lost, True),
+        ("COMMIT never arrived", commit_never_arrives, False),
+    ],
+    ids=["in_statement", "answer_lost", "never_arrived"],
+)
+def test_connection_cut(
+    network: str, proxy: Proxy, url: str, fault: str, plan: Plan, ambiguous: bool
+) -> None:
+    """The transaction is done again; only a COMMIT that arrived leaves a gap."""
+    with Cell(fault, network, url, ambiguous=ambiguous) as cell:
+        for shots in (1, 1, 3):
+            fired = proxy.fired + shots
+            proxy.arm(plan, shots)
+            servers.wait_until(lambda: proxy.fired >= fired, "the cut")  # noqa: B023
+            cell.load.more_answers(50)
+        assert metric(cell.service, "uniqueid_transaction_retries_total") >= 3
+    if not ambiguous:
+        assert cell.verdict.gaps == 0
+    else:
+        assert cell.verdict.gaps > 0
+
+
+def test_all_connections_cut_again_and_again(network: str, proxy: Proxy, url: str) -> None:
+    """Cuts at any moment, whatever the connection is used for."""
+    with Cell("connections reset at random", network, url, ambiguous=True) as cell:
+        for _time in range(20):
+            proxy.cut()
+            cell.load.more_answers(20)
+
+
+def test_network_holds_everything(network: str, proxy: Proxy, url: str) -> None:
+    """What is held for longer than the time-out may arrive later and belongs to nobody."""
+    with Cell("network holds, then delivers", network, url, ambiguous=True) as cell:
+        proxy.hold()
+        cell.load.more(is_503, "a 503")
+        proxy.go_on()
+        cell.load.more_answers(200)
+
+
+def test_connection_falls_silent_for_ever(network: str, proxy: Proxy, url: str) -> None:
+    """A connection that stands and never answers is given up, and a new one made."""
+    with Cell("connection silent for ever", network, url, ambiguous=True) as cell:
+        proxy.silence()
+        cell.load.more(is_503, "a 503")
+        cell.load.more_answers(100)
+        # And when the silence begins while the service looks whether the database is back.
+        fired = proxy.fired + 1
+        proxy.arm(fall_silent, 1)
+        proxy.silence()
+        servers.wait_until(lambda: proxy.fired >= fired, "a sign of life asked for in vain")
+        cell.load.more_answers(100)
+        assert cell.service.get("/readyz")[0] == 200
+
+
+def test_disk_full_under_sqlite(tmp_path: Path) -> None:
+    """No room to commit in is a 503; with room again the service answers again."""
+    small = tmp_path / "small"
+    small.mkdir()
+    as_root = [] if os.getuid() == 0 else ["sudo", "-n"]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size=1m,uid={os.getuid()}", "tmpfs", str(small)]
+    subprocess.run([*as_root, *mount], check=True)
+    try:
+        url = f"sqlite:///{small}/db.sqlite3"
+        with Cell("disk full", "sqlite", url, ambiguous=True) as cell:
+            filler = small / "filler"
+            with pytest.raises(OSError, match="No space"):
+                filler.write_bytes(bytes(2**20))
+            cell.load.more(is_503, "a 503")
+            filler.unlink()
+            cell.load.more_answers(200)
+            assert cell.service.get("/readyz")[0] == 200
+    finally:
+        subprocess.run([*as_root, "umount", str(small)], check=True)
+
+
+def test_sigterm_while_the_database_is_away(network: str, server: Server) -> None:
+    """The service ends in an orderly way all the same, and serves when both are back."""
+    url = server.url(server.new_database())
+    with Cell("SIGTERM, database away", network, url, ambiguous=True) as cell:
+        kill_9(server)
+        cell.load.more(is_503, "a 503")
+        cell.service.signal(signal.SIGTERM)
+        assert cell.service.wait() == 0
+        server.start()
+        cell.service.start()
+        cell.load.more_answers(100)

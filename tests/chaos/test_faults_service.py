@@ -1,0 +1,93 @@
+"""The service is killed, stopped, reloaded and run several times over."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import servers
+from cell import Cell, children, runs, worker
+from load import MODES, hang_up
+
+NewURL = Callable[[str], str]
+
+
+def test_kill_9_of_the_worker(kind: str, new_url: NewURL) -> None:
+    """uWSGI's master starts another worker, which goes on above everything."""
+    with Cell("kill -9 of the worker", kind, new_url(kind), ambiguous=False) as cell:
+        for _time in range(2):
+            before = worker(cell.service)
+            os.kill(before, signal.SIGKILL)
+            servers.wait_until(lambda: not runs(before), "the worker's end")  # noqa: B023
+            cell.load.more_answers(100)
+            assert worker(cell.service) != before
+
+
+def test_kill_9_of_the_master(kind: str, new_url: NewURL) -> None:
+    """The worker ends with its master, so that a new service can have the port."""
+    with Cell("kill -9 of the master", kind, new_url(kind), ambiguous=False) as cell:
+        orphan = worker(cell.service)
+        cell.service.kill()
+        servers.wait_until(lambda: not runs(orphan), "the end of the worker without a master")
+        cell.service.start()
+        cell.load.more_answers(100)
+
+
+def test_graceful_reload(kind: str, new_url: NewURL) -> None:
+    """SIGHUP answers every call: none fails, and none leaves a gap."""
+    with Cell("reload (SIGHUP)", kind, new_url(kind), ambiguous=False) as cell:
+        for _time in range(2):
+            before = worker(cell.service)
+            cell.service.signal(signal.SIGHUP)
+            servers.wait_until(lambda: not runs(before), "the old worker's end")  # noqa: B023
+            cell.load.more_answers(100)
+    assert (cell.verdict.unanswered, cell.verdict.gaps) == (0, 0)
+
+
+def test_sigterm(kind: str, new_url: NewURL) -> None:
+    """SIGTERM answers what was accepted and ends with 0: what was committed was answered."""
+    with Cell("SIGTERM", kind, new_url(kind), ambiguous=False) as cell:
+        for _time in range(2):
+            before = worker(cell.service)
+            cell.service.signal(signal.SIGTERM)
+            assert cell.service.wait() == 0
+            assert not runs(before)
+            cell.service.start()
+            cell.load.more_answers(100)
+    assert cell.verdict.gaps == 0
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_services_on_one_database(network: str, processes: int, new_url: NewURL) -> None:
+    """Independent services share the counters, also while one of them is killed."""
+    with Cell(
+        f"{processes} services, one killed",
+        network,
+        new_url(network),
+        ambiguous=False,
+        processes=processes,
+        clients=24,
+    ) as cell:
+        cell.load.more_answers(600)
+        os.kill(worker(cell.services[-1]), signal.SIGKILL)
+        cell.load.more_answers(300)
+
+
+def test_clients_hang_up(kind: str, new_url: NewURL) -> None:
+    """Clients that are gone before their answer cost a gap at the most, and no thread."""
+    with Cell("clients hang up", kind, new_url(kind), ambiguous=False) as cell:
+        serving = worker(cell.service)
+
+        def impatient(number: int) -> None:
+            for step in range(40):
+                mode = MODES[(number + step) % len(MODES)]
+                call = hang_up(cell.service.port, 1000 + number, mode, 1 + step)
+                cell.load.history.add(call)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(impatient, range(8)))
+        cell.load.more_answers(100)
+        assert children(cell.service.process.pid) == [serving]

@@ -1,0 +1,125 @@
+"""Nothing is left behind by faults and by many requests: threads, descriptors, memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import servers
+from cell import NOTES, kill_9, metric, worker
+
+RESTARTS = {"postgresql": 50, "mariadb": 20}
+"""A server of MariaDB's takes longer to start again."""
+REQUESTS = 200_000
+WARM_UP = 20_000
+GROWTH = 4 * 2**20
+"""Bytes by which a process may grow over so many requests: less than 21 bytes a request."""
+
+_SESSIONS = {
+    "mariadb": "SELECT count(*) FROM information_schema.processlist WHERE db = '{}'",
+    "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}'",
+}
+
+
+@pytest.fixture
+def fresh_server(network: str) -> Iterator[servers.Process]:
+    """A server with little in it: PostgreSQL goes through all of its files at such a start."""
+    with servers.running(
+        {"mariadb": servers.MariaDB, "postgresql": servers.PostgreSQL}[network]()
+    ) as server:
+        yield server
+
+
+def threads(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def descriptors(pid: int) -> list[str]:
+    """What a process has open, by kind: the numbers of sockets differ."""
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found.append(os.readlink(f"/proc/{pid}/fd/{name}").partition(":[")[0])
+        except FileNotFoundError:
+            # Closed in between.
+            continue
+    return sorted(found)
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_nothing_leaks_over_database_restarts(
+    network: str, fresh_server: servers.MariaDB | servers.PostgreSQL
+) -> None:
+    """After each the same process answers, with the same threads, descriptors and sessions."""
+    server = fresh_server
+    database = server.new_database()
+    service = servers.Service(server.url(database), request_timeout="2")
+    with servers.running(service):
+        pid = worker(service)
+
+        def held() -> tuple[int, list[str], str]:
+            sessions = server.sql(_SESSIONS[network].format(database)).strip()
+            return threads(pid), descriptors(pid), sessions
+
+        def answers() -> bool:
+            return service.get("/getid?range=1&mode=m")[0] == 200
+
+        def restart(*, noticed: bool) -> None:
+            kill_9(server)
+            if noticed:
+                # Else it is found out by the stale connection afterwards.
+                assert not answers()
+            server.start()
+            servers.wait_until(answers, "an answer")
+
+        restart(noticed=True)
+        before = held()
+        for number in range(1, RESTARTS[network]):
+            restart(noticed=number % 10 == 0)
+        assert worker(service) == pid
+        servers.wait_until(lambda: held() == before, f"nothing but {before} being left")
+        assert before[2] == "1"
+        first, _last = service.allocate("m", 1)
+        assert first > RESTARTS[network]
+        NOTES.append(
+            f"{RESTARTS[network]} restarts of {network}: {before[0]} threads, {len(before[1])}"
+            " descriptors and 1 session before and after"
+        )
+
+
+def test_memory_is_flat_over_200_000_requests(new_url: Callable[[str], str]) -> None:
+    """What a process holds after the warm-up is what it holds after 200,000 requests more."""
+    service = servers.Service(new_url("sqlite"))
+    with servers.running(service):
+        pid = worker(service)
+
+        def serve(requests: int) -> None:
+            end = metric(service, "uniqueid_http_requests_total") + requests
+            for _time in range(200):
+                if metric(service, "uniqueid_http_requests_total") >= end:
+                    return
+                subprocess.run(
+                    ["wrk", "-t1", "-c32", "-d2s", f"{service.url}/getid?range=3&mode=m"],
+                    check=True,
+                    capture_output=True,
+                )
+            raise AssertionError(f"{requests} requests were not served")
+
+        serve(WARM_UP)
+        before = resident(pid)
+        serve(REQUESTS)
+        after = resident(pid)
+        NOTES.append(
+            f"memory: {before / 2**20:.1f} MiB after {WARM_UP} requests, {after / 2**20:.1f} MiB"
+            f" after {REQUESTS} more"
+        )
+        assert after - before < GROWTH
+        assert worker(service) == pid
+        assert metric(service, "uniqueid_ids_total") % 3 == 0

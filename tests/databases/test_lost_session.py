@@ -1,0 +1,67 @@
+"""A session that is lost between reading a counter under its lock and writing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from pony.orm.dbproviders import mysql, postgres
+from servers import MariaDB, PostgreSQL, wait_until
+
+from .conftest import Direct
+
+_SESSION = {"mariadb": "SELECT CONNECTION_ID()", "postgresql": "SELECT pg_backend_pid()"}
+_KILL = {"mariadb": "KILL {}", "postgresql": "SELECT pg_terminate_backend({})"}
+_COUNT = {
+    "mariadb": "SELECT count(*) FROM information_schema.processlist WHERE id = {}",
+    "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE pid = {}",
+}
+
+
+@pytest.mark.parametrize("reconnecting", [False, True], ids=["as shipped", "if Pony reconnected"])
+@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+def test_session_killed_between_select_for_update_and_update(
+    kind: str,
+    reconnecting: bool,
+    make_store: Callable[..., Direct],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another writer gets the range; the first starts again behind it.
+
+    Two things keep the promise, and each is tried alone: no reconnecting inside a transaction,
+    and an UPDATE that carries the value which was read.
+    """
+    server: MariaDB | PostgreSQL = request.getfixturevalue(kind)
+    first, second = make_store(), make_store()
+    assert first.first("m", 10) == 1
+    database = first.store.database
+    if reconnecting:
+        pony = {"mariadb": mysql.MySQLProvider, "postgresql": postgres.PGProvider}[kind]
+        monkeypatch.setattr(
+            database.provider,
+            "should_reconnect",
+            lambda error: pony.should_reconnect(database.provider, error),
+        )
+    execute = database.execute
+    taken: list[int] = []
+
+    def interfere(sql: str, globals: Any = None, locals: Any = None) -> Any:
+        if sql.startswith("UPDATE") and not taken:
+            session = execute(_SESSION[kind], {}, {}).fetchone()[0]
+            server.sql(_KILL[kind].format(session))
+            wait_until(
+                lambda: server.sql(_COUNT[kind].format(session)).strip() == "0",
+                "the end of the session",
+            )
+            # In another thread, since Pony makes one transaction of what one thread does.
+            with ThreadPoolExecutor(1) as pool:
+                taken.append(pool.submit(second.first, "m", 10).result(60))
+        return execute(sql, globals, locals)
+
+    monkeypatch.setattr(database, "execute", interfere)
+    assert first.first("m", 10) == 21
+    assert taken == [11]
+    assert second.store.counters() == {"m": 31}

@@ -1,0 +1,365 @@
+"""The built-in server and its CherryPy file, through the installed command."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import ssl
+import subprocess
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import servers
+
+HEADERS = """
+[/]
+request.dispatch: cherrypy.dispatch.MethodDispatcher()
+tools.response_headers.on: True
+tools.response_headers.headers: [('Content-Type', 'application/json'), ('X-Site', 'north')]
+
+[/getid]
+tools.response_headers.on: True
+tools.response_headers.headers: [('X-Site', 'south'), ('Cache-Control', 'public')]
+"""
+ON = "tools.response_headers.on: True"
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run pacifica-uniqueid in the working directory, which must end it soon."""
+    return subprocess.run(
+        [str(servers.BIN / "pacifica-uniqueid"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=servers.START_TIMEOUT,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def refused(*arguments: str, **environment: str) -> str:
+    """The one line with which pacifica-uniqueid refuses to start."""
+    ended = run(*arguments, **environment)
+    assert ended.returncode not in (0, None), ended
+    assert ended.stdout == ""
+    lines = ended.stderr.splitlines()
+    assert len(lines) == 1, ended.stderr
+    assert lines[0].startswith("pacifica-uniqueid: ")
+    return lines[0]
+
+
+def write(name: str, text: str) -> str:
+    Path(name).write_text(text)
+    return name
+
+
+def built_in(tmp_path: Path, *options: str, cherrypy: str = "") -> servers.BuiltIn:
+    return servers.BuiltIn(f"sqlite:///{tmp_path}/db.sqlite3", *options, cherrypy=cherrypy)
+
+
+# -- the start ----------------------------------------------------------------------------------
+
+
+def test_it_says_what_it_does_and_serves_every_route(tmp_path: Path) -> None:
+    """The engine's lines are printed, IDs are handed out, and a doubled slash is no obstacle."""
+    with servers.running(built_in(tmp_path)) as server:
+        assert server.allocate("file", 3) == (1, 3)
+        assert server.get("//getid?range=2&mode=file") == (200, {"startIndex": 4, "endIndex": 5})
+        assert server.get("/getid/?range=1&mode=p%C3%A4th+%E2%98%83")[1]["startIndex"] == 1
+        assert server.get("/getid", b"range=1&mode=file")[1]["startIndex"] == 6
+        assert server.get("/getid?range=0&mode=file") == (200, {"startIndex": -1, "endIndex": -3})
+        assert server.get("/") == (200, {"message": "Pacifica UniqueID Up and Running"})
+        status, answer = server.get("/getid?mode=file")
+        assert (status, answer["status"]) == (400, 400)
+        assert server.get("/nothing")[0] == 404
+        with urllib.request.urlopen(f"{server.url}/getid?range=1&mode=file") as response:
+            assert "no-store" in response.headers["Cache-Control"]
+            assert response.headers["X-Accel-Buffering"] == "no"
+        # The screen keeps a line of each request, as it did for the old service.
+        wait_for(server.log, '"GET /getid?range=3&mode=file HTTP/1.1" 200 32')
+        wait_for(server.log, "Bus STARTED")
+        server.stop()
+        assert server.wait() == 0
+        log = server.log.read_text()
+    for line in ("Bus STARTING", f"Serving on http://127.0.0.1:{server.port}", "Bus STARTED"):
+        assert re.search(rf"^\[\d\d/\w+/\d{{4}}:\d\d:\d\d:\d\d\] ENGINE {line}$", log, re.MULTILINE)
+    assert "ENGINE Bus EXITED" in log
+    assert "Traceback" not in log
+    assert log.count("serves from sqlite") == 1
+
+
+def wait_for(log: Path, text: str) -> None:
+    servers.wait_until(lambda: text in log.read_text(), f"{text!r} in {log.name}")
+
+
+def test_the_sample_file_works_as_it_is(tmp_path: Path) -> None:
+    """docs/server.conf is read by -c; its logs are written, and explicit -p and -a win."""
+    sample = (servers.CHECKOUT / "docs/server.conf").read_text()
+    server = built_in(tmp_path, "-a", "127.0.0.1", cherrypy=sample)
+    with servers.running(server):
+        assert server.allocate("file", 1) == (1, 1)
+        wait_for(server.directory / "access.log", '"GET /getid?range=1&mode=file HTTP/1.1" 200')
+        wait_for(server.directory / "error.log", f"Serving on http://127.0.0.1:{server.port}")
+        # The service's own lines are in the same log.
+        assert "UNIQUEID pacifica-uniqueid" in (server.directory / "error.log").read_text()
+
+
+def test_dash_c_takes_either_file(tmp_path: Path) -> None:
+    """The old documentation gives -c the CherryPy file, the old code the service's; both work."""
+    port = servers.free_port()
+    server = built_in(tmp_path)
+    server.cherrypy_file.write_text(
+        f"[global]\nserver.socket_port: {port}\nserver.socket_host: '127.0.0.1'\n{HEADERS}"
+    )
+    server.port = port
+    command = [str(servers.BIN / "pacifica-uniqueid"), "-c", str(server.cherrypy_file)]
+    server.command = lambda: command  # type: ignore[method-assign]
+    server.environment = lambda: {**os.environ, "UNIQUEID_CONFIG": str(server.config)}  # type: ignore[method-assign]
+    with servers.running(server):
+        assert server.allocate("file", 1) == (1, 1)
+        with urllib.request.urlopen(f"{server.url}/metrics") as response:
+            assert response.headers["X-Site"] == "north"
+            # The service knows better what its answers are.
+            assert response.headers["Content-Type"].startswith("text/plain")
+        with urllib.request.urlopen(f"{server.url}/getid?range=1&mode=file") as response:
+            assert response.headers["X-Site"] == "south"
+            assert "no-store" in response.headers["Cache-Control"]
+            assert "public" not in response.headers["Cache-Control"]
+
+
+def test_the_variable_names_the_cherrypy_file(tmp_path: Path) -> None:
+    """UNIQUEID_CPCONFIG stands for --cpconfig, and its port counts where none is given."""
+    server = built_in(tmp_path)
+    server.cherrypy_file.write_text(
+        f"[global]\nserver.socket_port: {server.port}\nenvironment: 'production'\n"
+        "server.thread_pool: 3\nlog.error_file: 'errors'\n"
+    )
+    command = [str(servers.BIN / "pacifica-uniqueid"), "-c", str(server.config)]
+    server.command = lambda: command  # type: ignore[method-assign]
+    server.environment = lambda: {  # type: ignore[method-assign]
+        **os.environ,
+        "UNIQUEID_CPCONFIG": str(server.cherrypy_file),
+    }
+    with servers.running(server):
+        assert server.allocate("file", 1) == (1, 1)
+        wait_for(server.directory / "errors", "Bus STARTED")
+        assert server.log.read_text() == ""  # the production environment is quiet
+
+
+def test_tls_keys_work(tmp_path: Path) -> None:
+    """The CherryPy file's certificate and key make it an HTTPS server."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        + ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+        + ["-keyout", str(key), "-out", str(certificate)],
+        check=True,
+        capture_output=True,
+    )
+    cherrypy = (
+        f"[global]\nserver.ssl_module: 'builtin'\nserver.ssl_certificate: {str(certificate)!r}\n"
+        f"server.ssl_private_key: {str(key)!r}\n"
+    )
+    server = built_in(tmp_path, "-a", "127.0.0.1", cherrypy=cherrypy)
+    server.ready = lambda: "Bus STARTED" in server.log.read_text()  # type: ignore[method-assign]
+    with servers.running(server):
+        trusted = ssl.create_default_context(cafile=str(certificate))
+        url = f"https://127.0.0.1:{server.port}/getid?range=2&mode=file"
+        with urllib.request.urlopen(url, context=trusted, timeout=30) as response:
+            assert json.load(response) == {"startIndex": 1, "endIndex": 2}
+
+
+def test_a_second_server_of_the_file_serves_too(tmp_path: Path) -> None:
+    """CherryPy's server.NAME keys give the same service a further address."""
+    port = servers.free_port()
+    server = built_in(
+        tmp_path,
+        cherrypy=f"[global]\nserver.two.socket_port: {port}\n"
+        "server.two.socket_host: '127.0.0.1'\nserver.two.thread_pool: 2\n",
+    )
+    with servers.running(server):
+        assert server.allocate("file", 1) == (1, 1)
+        # The two start one after the other.
+        servers.wait_until(lambda: servers.listens(port), "the second address")
+        server.port = port
+        servers.wait_until(server.ready, "the second server")
+        assert server.allocate("file", 1) == (2, 2)
+
+
+def test_autoreload_starts_it_again_where_the_file_asks_for_it(tmp_path: Path) -> None:
+    """A changed file restarts the process in order; the counters go on."""
+    watched = tmp_path / "watched"
+    watched.write_text("1")
+    server = built_in(
+        tmp_path,
+        cherrypy="[global]\nengine.autoreload.on: True\nengine.autoreload.frequency: 0.1\n"
+        f"engine.autoreload.files: {{{str(watched)!r}}}\n",
+    )
+    with servers.running(server):
+        assert server.allocate("file", 5) == (1, 5)
+        wait_for(server.log, "Bus STARTED")
+        later = watched.stat().st_mtime + 10
+
+        def noticed() -> bool:
+            # Only a change after its first look at the file counts.
+            nonlocal later
+            later += 1
+            os.utime(watched, (later, later))
+            return "Restarting because" in server.log.read_text()
+
+        servers.wait_until(noticed, "a restart")
+        wait_for(server.log, "Re-spawning")
+        servers.wait_until(server.ready, "the service")
+        assert server.allocate("file", 1) == (6, 6)
+        server.stop()
+        assert server.wait() == 0
+        assert "Traceback" not in server.log.read_text()
+
+
+# -- the end --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_after_the_accepted_requests_are_answered(
+    tmp_path: Path, number: int
+) -> None:
+    """Requests that wait for the database at the signal all get their IDs; the exit status is 0."""
+    server = built_in(tmp_path)
+    with servers.running(server), ThreadPoolExecutor(8) as pool:
+        server.allocate("file", 1)
+        lock = sqlite3.connect(tmp_path / "db.sqlite3", isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        answers = [pool.submit(server.allocate, "file", 10) for _number in range(8)]
+
+        servers.wait_until(lambda: servers.connections(server) >= 8, "8 requests in the server")
+        server.signal(number)
+        wait_for(server.log, "Bus STOPPING")
+        lock.execute("ROLLBACK")
+        lock.close()
+        ranges = sorted(answer.result(servers.START_TIMEOUT) for answer in answers)
+        assert ranges == [(first, first + 9) for first in range(2, 82, 10)]
+        assert server.wait() == 0
+        log = server.log.read_text()
+    assert "Bus EXITED" in log
+    assert "Traceback" not in log
+
+
+def test_a_signal_during_the_start_is_no_crash(tmp_path: Path) -> None:
+    """It answers a moment before CherryPy calls it started; a signal then ends it in order too."""
+    server = built_in(tmp_path)
+    with servers.running(server):
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert "Bus EXITED" in server.log.read_text()
+
+
+# -- what is refused ------------------------------------------------------------------------------
+
+
+def test_a_missing_file_is_refused() -> None:
+    """Whoever names it: an option or a variable."""
+    assert "-c/--config" in refused("-c", "absent.cfg")
+    assert "No such file" in refused("--cpconfig", "absent.conf")
+    assert "UNIQUEID_CPCONFIG" in refused(UNIQUEID_CPCONFIG="absent.conf")
+
+
+def test_a_file_given_to_the_wrong_option_is_refused() -> None:
+    """Each line says where the file belongs."""
+    service = write("config.cfg", "[database]\nurl = sqlite:///db.sqlite3\n")
+    cherrypy = write("server.conf", "[global]\nlog.screen: True\n")
+    assert "goes to -c or UNIQUEID_CONFIG" in refused("--cpconfig", service)
+    assert "goes to -c or UNIQUEID_CONFIG" in refused(UNIQUEID_CPCONFIG=service)
+    assert "[global]" in refused("-c", service, UNIQUEID_CONFIG=service, UNIQUEID_CPCONFIG=service)
+    assert "--cpconfig gives another" in refused("-c", cherrypy, "--cpconfig", cherrypy)
+    assert "CherryPy" in refused(UNIQUEID_CONFIG=cherrypy)
+    mixed = write("mixed", "[global]\nlog.screen: True\n[database]\nurl = sqlite:///a\n")
+    assert "make two files" in refused("-c", mixed)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("log.screen: true", "must be a Python literal"),
+        ("log.screen: __import__('os').mkdir('evaluated')", "must be a Python literal"),
+        ("server.socket_host: localhost", "must be a Python literal"),
+        ("server.socket_host: 'a' 'b", "must be a Python literal"),
+        (f"server.socket_port: {'(' * 3000}", "must be a Python literal"),
+        ("server.socket_port: '8051'", "must be a number"),
+        ("server.socket_port: 65536", "0 to 65535"),
+        ("server.socket_port: True", "must be a number"),
+        ("server.socket_host: 8051", "must be a text"),
+        ("server.socket_host: ''", "not an allowed value"),
+        ("server.socket_host: 'no.such.host.invalid'", "is no address of this machine"),
+        ("server.socket_prot: 8051", "did you mean server.socket_port?"),
+        ("server.instance: 'os.mkdir'", "is no key"),
+        ("server.ssl_module: 'os.path'", "must be one of builtin, pyopenssl"),
+        ("server.ssl_certificate: 'absent'\nserver.ssl_private_key: 'absent'", "for TLS"),
+        ("server.thread_pool: 0", "above 0"),
+        ("server.thread_pool: 8\nserver.thread_pool_max: 2", "must be >"),
+        ("server.socket_file: 'absent/socket'", "no directory"),
+        ("engine.SIGTERM: None", "is no key"),
+        ("log.error_file: 'absent/error.log'", "No such file"),
+        ("log.screen: 1", "True or False"),
+        ("environment: 'prod'", "must be one of"),
+        ("log.error_file: '50%'", "a percent sign is written %%"),
+        ("log.screen True", "errors"),
+        ("log.screen: True\nlog.screen: False", "already exists"),
+        (f"{ON}\ntools.response_headers.headers: [1]", "'Name', 'value'"),
+        (f"{ON}\ntools.response_headers.headers: [('X A', 'a')]", "'Name', 'value'"),
+        (f"{ON}\ntools.response_headers.headers: [('ETag', 'x')]", "a cache could repeat"),
+        (f"{ON}\ntools.response_headers.headers: [('X-A', 'a\\r\\nX-B: b')]", "line breaks"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused(text: str, expected: str) -> None:
+    """One line names the key, the value and what is allowed; nothing is ever run as code."""
+    line = refused("-c", write("server.conf", f"[global]\n{text}\n"))
+    assert expected in line
+    assert not Path("evaluated").exists()
+    assert len(line) < 700
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("-p", "65536"), ("-p", "x"), ("-p", "-1"), ("-a", ""), ("--prot", "1"), ("extra",)],
+)
+def test_an_option_that_cannot_be_used_is_refused(arguments: tuple[str, ...]) -> None:
+    """One line, no page of usage."""
+    refused(*arguments)
+
+
+def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
+    """One line names the port and the reason; nothing is printed of CherryPy's."""
+    subprocess.run([str(servers.BIN / "pacifica-uniqueid-cmd"), "dbsync"], check=True)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        line = refused("-p", port)
+        assert port in line
+        assert "in use" in line
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_name_with_an_address_that_is_not_here_is_served_at_the_others(order: int) -> None:
+    """localhost may have an IPv6 address in a file and none in the kernel."""
+    code = f"""
+import socket
+from uniqueid import server
+here = socket.getaddrinfo("127.0.0.1", {servers.free_port()}, type=socket.SOCK_STREAM)
+absent = socket.getaddrinfo("192.0.2.1", 8051, type=socket.SOCK_STREAM)
+socket.getaddrinfo = lambda *_arguments, **_options: (here + absent)[::{order}]
+server._check_address(("localhost", 8051))
+"""
+    subprocess.run([str(servers.BIN / "python"), "-c", code], check=True)
+
+
+def test_an_absent_or_old_schema_is_refused() -> None:
+    """The line names the command that mends it."""
+    assert "pacifica-uniqueid-cmd dbsync" in refused()
+    with sqlite3.connect("db.sqlite3") as database:
+        database.execute('CREATE TABLE uniqueindex (id VARCHAR(255) PRIMARY KEY, "index" INTEGER)')
+    lines = run().stderr.splitlines()
+    assert "pacifica-uniqueid-cmd dbsync" in lines[-1]
