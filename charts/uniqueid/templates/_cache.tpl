@@ -1,0 +1,68 @@
+{{/*
+What keeps proxies from answering twice with the same IDs, and from sending a request twice.
+The headers are the service's own (uniqueid/app.py); a proxy which sets them again repairs one
+that changed them.
+*/}}
+{{- define "uniqueid.headers" -}}
+Cache-Control: no-store, no-cache, private, max-age=0
+Pragma: no-cache
+Expires: Thu, 01 Jan 1970 00:00:01 GMT
+Vary: "*"
+Surrogate-Control: no-store
+CDN-Cache-Control: no-store
+X-Accel-Expires: "0"
+X-Accel-Buffering: "no"
+{{- end -}}
+
+{{- define "uniqueid.traefikMiddleware" -}}
+{{ .Release.Namespace }}-{{ include "uniqueid.fullname" . }}-no-store@kubernetescrd
+{{- end -}}
+
+{{/* Annotations of the Ingress by controller */}}
+{{- define "uniqueid.ingressPreset" -}}
+{{- if eq .Values.ingress.controller "nginx" }}
+nginx.ingress.kubernetes.io/proxy-buffering: "off"
+nginx.ingress.kubernetes.io/proxy-next-upstream: "off"
+nginx.ingress.kubernetes.io/proxy-next-upstream-tries: "1"
+{{- else if eq .Values.ingress.controller "f5-nginx" }}
+nginx.org/proxy-buffering: "False"
+nginx.org/proxy-next-upstream: "off"
+nginx.org/proxy-next-upstream-tries: "1"
+{{- else if eq .Values.ingress.controller "traefik" }}
+traefik.ingress.kubernetes.io/router.middlewares: {{ include "uniqueid.traefikMiddleware" . }}
+{{- else if eq .Values.ingress.controller "haproxy" }}
+haproxy.org/response-set-header: |
+  {{- range $name, $value := include "uniqueid.headers" . | fromYaml }}
+  {{ $name }} {{ $value | quote }}
+  {{- end }}
+# Only when the request was never sent.
+haproxy.org/backend-config-snippet: |
+  retry-on conn-failure
+{{- end }}
+{{- end -}}
+
+{{/* Annotations of the Service by controller */}}
+{{- define "uniqueid.servicePreset" -}}
+{{- if .Values.ingress.enabled }}
+{{- if eq .Values.ingress.controller "traefik" }}
+traefik.ingress.kubernetes.io/service.serverstransport: {{ .Release.Namespace }}-{{ include "uniqueid.fullname" . }}@kubernetescrd
+{{- else if eq .Values.ingress.controller "haproxy" }}
+haproxy.org/backend-config-snippet: |
+  retry-on conn-failure
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Fails for annotations that cache or retry: a dict of where, annotations and preset */}}
+{{- define "uniqueid.refuseCaches" -}}
+{{- range $name, $value := .annotations -}}
+{{- $own := index $.preset $name | default "" -}}
+{{- if and (ne (toString $value) $own) (or (hasKey $.preset $name) (regexMatch "(?i)(cache|next-upstream|retr(y|ies)|attempts)" $name) (regexMatch "(?i)((proxy|fastcgi)_cache|proxy_store|proxy_next_upstream|proxy_ignore_headers|retry|retries|cache-(use|store)|attempts)" (toString $value))) -}}
+{{- if not (eq $name "traefik.ingress.kubernetes.io/router.middlewares") -}}
+{{- fail (printf "%s has %s, which caches or retries requests: a cached answer is an ID handed out twice, and a repeated request loses IDs. Remove it; the chart sets what the controller needs by ingress.controller" $.where $name) -}}
+{{- else if regexMatch "(?i)(cache|retry)" (toString $value) -}}
+{{- fail (printf "%s has %s with a middleware that caches or retries (%s): remove it" $.where $name $value) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

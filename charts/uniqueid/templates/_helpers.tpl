@@ -1,0 +1,330 @@
+{{/* Names */}}
+{{- define "uniqueid.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 53 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "uniqueid.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 53 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 53 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 53 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "uniqueid.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "uniqueid.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "uniqueid.claim" -}}
+{{- default (printf "%s-data" (include "uniqueid.fullname" .)) .Values.persistence.existingClaim -}}
+{{- end -}}
+
+{{- define "uniqueid.image" -}}
+{{- $name := .Values.image.repository -}}
+{{- if .Values.image.registry -}}
+{{- $name = printf "%s/%s" .Values.image.registry .Values.image.repository -}}
+{{- end -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" $name .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $name (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the Service selects. They never change: a Deployment's selector cannot. */}}
+{{- define "uniqueid.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "uniqueid.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: service
+{{- end -}}
+
+{{- define "uniqueid.otherLabels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: pacifica
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "uniqueid.labels" -}}
+{{ include "uniqueid.selectorLabels" . }}
+{{ include "uniqueid.otherLabels" . }}
+{{- end -}}
+
+{{/* Labels of pods that the Service must not select: a dict of root and role. */}}
+{{- define "uniqueid.roleLabels" -}}
+app.kubernetes.io/name: {{ include "uniqueid.name" .root }}-{{ .role }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .role }}
+{{ include "uniqueid.otherLabels" .root }}
+{{- end -}}
+
+{{/* An annotations block from a dict of root and a list of maps, of which later ones win. */}}
+{{- define "uniqueid.annotations" -}}
+{{- $all := deepCopy .root.Values.commonAnnotations -}}
+{{- range .maps -}}
+{{- $all = mergeOverwrite $all (deepCopy .) -}}
+{{- end -}}
+{{- with $all }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* sqlite; url: a Secret has it; parts: host, name, user and password */}}
+{{- define "uniqueid.databaseMode" -}}
+{{- if .Values.database.host -}}
+parts
+{{- else if .Values.database.existingSecret -}}
+url
+{{- else -}}
+sqlite
+{{- end -}}
+{{- end -}}
+
+{{- define "uniqueid.strategyType" -}}
+{{- if .Values.strategy.type -}}
+{{- .Values.strategy.type -}}
+{{- else if eq (include "uniqueid.databaseMode" .) "sqlite" -}}
+Recreate
+{{- else -}}
+RollingUpdate
+{{- end -}}
+{{- end -}}
+
+{{- define "uniqueid.databasePort" -}}
+{{- if .Values.database.port -}}
+{{- int .Values.database.port -}}
+{{- else if eq .Values.database.type "postgresql" -}}
+5432
+{{- else -}}
+3306
+{{- end -}}
+{{- end -}}
+
+{{/* Whether the pods must listen to IPv6 as well */}}
+{{- define "uniqueid.ipv6" -}}
+{{- if or (has "IPv6" .Values.service.ipFamilies) (hasSuffix "DualStack" .Values.service.ipFamilyPolicy) -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/* A number as it was written: Helm reads 1000000000 as 1e+09 */}}
+{{- define "uniqueid.scalar" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) -}}
+{{- int64 . -}}
+{{- else -}}
+{{- . -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "uniqueid.configFile" -}}
+{{- $database := list "connect_attempts" "connect_wait" -}}
+{{- range $section := list "database" "uniqueid" }}
+[{{ $section }}]
+{{- range $name, $value := $.Values.settings }}
+{{- if eq (has $name $database) (eq $section "database") }}
+{{- if kindIs "slice" $value }}
+{{ $name }} ={{ range $value }}
+    {{ . }}{{ end }}
+{{- else }}
+{{ $name }} = {{ include "uniqueid.scalar" $value }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "uniqueid.uwsgiFile" -}}
+{{- $file := .Files.Get "files/uwsgi.ini" -}}
+{{- if include "uniqueid.ipv6" . -}}
+{{- $file = $file | replace "http-socket = :8051" "http-socket = [::]:8051" -}}
+{{- end -}}
+{{- with .Values.uwsgi.threads -}}
+{{- $file = regexReplaceAll "(?m)^threads = .*$" $file (printf "threads = %d" (int .)) -}}
+{{- end -}}
+{{- with .Values.uwsgi.listen -}}
+{{- $file = regexReplaceAll "(?m)^listen = .*$" $file (printf "listen = %d" (int .)) -}}
+{{- end -}}
+{{ $file }}
+{{- range $name, $value := .Values.uwsgi.options }}
+{{ $name }} = {{ include "uniqueid.scalar" $value }}
+{{- end }}
+{{- end -}}
+
+{{/* The data of the ConfigMap: only the files that values change */}}
+{{- define "uniqueid.files" -}}
+{{- if .Values.settings }}
+config.cfg: |
+  {{- include "uniqueid.configFile" . | nindent 2 }}
+{{- end }}
+{{- if or .Values.uwsgi.threads .Values.uwsgi.listen .Values.uwsgi.options (include "uniqueid.ipv6" .) }}
+uwsgi.ini: |
+  {{- include "uniqueid.uwsgiFile" . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The data of the chart's own Secret */}}
+{{- define "uniqueid.secretData" -}}
+{{- if and (eq (include "uniqueid.databaseMode" .) "parts") (not .Values.database.existingSecret) -}}
+{{ .Values.database.secretKeys.password }}: {{ .Values.database.password | quote }}
+{{- end -}}
+{{- end -}}
+
+{{/* Variables that name the database: a dict of root and name, the name of the chart's own Secret */}}
+{{- define "uniqueid.databaseEnv" -}}
+{{- $database := .root.Values.database -}}
+{{- $mode := include "uniqueid.databaseMode" .root -}}
+{{- if eq $mode "url" }}
+- name: UNIQUEID_DATABASE_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ $database.existingSecret }}
+      key: {{ $database.secretKeys.url }}
+{{- else if eq $mode "parts" }}
+- name: PEEWEE_PROTO
+  value: {{ $database.type }}
+- name: PEEWEE_ADDR
+  value: {{ $database.host | quote }}
+- name: PEEWEE_PORT
+  value: {{ include "uniqueid.databasePort" .root | quote }}
+- name: PEEWEE_DATABASE
+  value: {{ $database.name | quote }}
+- name: PEEWEE_USER
+  value: {{ $database.user | quote }}
+- name: PEEWEE_PASS
+  valueFrom:
+    secretKeyRef:
+      name: {{ $database.existingSecret | default .name }}
+      key: {{ $database.secretKeys.password }}
+{{- else }}
+- name: UNIQUEID_DATABASE_URL
+  value: sqlite:////data/db.sqlite3
+{{- end }}
+{{- end -}}
+
+{{/* What the service and dbsync have in common: the same dict */}}
+{{- define "uniqueid.containerCommon" -}}
+{{- $values := .root.Values -}}
+image: {{ include "uniqueid.image" .root }}
+imagePullPolicy: {{ $values.image.pullPolicy }}
+securityContext:
+  {{- toYaml $values.securityContext | nindent 2 }}
+env:
+  {{- include "uniqueid.databaseEnv" . | trim | nindent 2 }}
+  # The service only checks the tables.
+  - name: UNIQUEID_DBSYNC
+    value: "0"
+  {{- with $values.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with $values.extraEnvFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+volumeMounts:
+  - name: tmp
+    mountPath: /tmp
+  {{- if eq (include "uniqueid.databaseMode" .root) "sqlite" }}
+  - name: data
+    mountPath: /data
+  {{- end }}
+  {{- range $file, $_ := include "uniqueid.files" .root | fromYaml }}
+  - name: config
+    mountPath: /etc/uniqueid/{{ $file }}
+    subPath: {{ $file }}
+    readOnly: true
+  {{- end }}
+  {{- with $values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "uniqueid.volumes" -}}
+- name: tmp
+  emptyDir:
+    sizeLimit: 16Mi
+{{- if eq (include "uniqueid.databaseMode" .root) "sqlite" }}
+- name: data
+  persistentVolumeClaim:
+    claimName: {{ include "uniqueid.claim" .root }}
+{{- end }}
+{{- if include "uniqueid.files" .root | fromYaml }}
+- name: config
+  configMap:
+    name: {{ .name }}
+{{- end }}
+{{- with .root.Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* What all pods have in common */}}
+{{- define "uniqueid.podCommon" -}}
+automountServiceAccountToken: false
+# A Service called uniqueid would set UNIQUEID_PORT and more.
+enableServiceLinks: false
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  {{- toYaml .Values.podSecurityContext | nindent 2 }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with .Values.schedulerName }}
+schedulerName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "uniqueid.egress" -}}
+{{- if ne (include "uniqueid.databaseMode" .) "sqlite" }}
+- to:
+    {{- toYaml .Values.networkPolicy.dnsTo | nindent 4 }}
+  ports:
+    - port: 53
+      protocol: UDP
+    - port: 53
+      protocol: TCP
+- {{- with .Values.networkPolicy.databaseTo }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  ports:
+    {{- if and (eq (include "uniqueid.databaseMode" .) "url") (not .Values.database.port) }}
+    - port: 3306
+      protocol: TCP
+    - port: 5432
+      protocol: TCP
+    {{- else }}
+    - port: {{ include "uniqueid.databasePort" . }}
+      protocol: TCP
+    {{- end }}
+{{- end }}
+{{- with .Values.networkPolicy.extraEgress }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,60 @@
+{{/* Combinations that cannot work: each fails with what to set. */}}
+{{- define "uniqueid.validate" -}}
+{{- $values := .Values -}}
+{{- $mode := include "uniqueid.databaseMode" . -}}
+{{- if and $values.database.password $values.database.existingSecret -}}
+{{- fail "database.password and database.existingSecret are both set: set one of them, best existingSecret" -}}
+{{- end -}}
+{{- if eq $mode "parts" -}}
+  {{- if eq $values.database.type "sqlite" -}}
+  {{- fail "database.host is set and database.type is sqlite: set database.type to mysql or postgresql" -}}
+  {{- end -}}
+  {{- if not (or $values.database.password $values.database.existingSecret) -}}
+  {{- fail "database.host is set without a password: set database.existingSecret to a Secret that has it, or database.password" -}}
+  {{- end -}}
+{{- else if eq $mode "sqlite" -}}
+  {{- if ne $values.database.type "sqlite" -}}
+  {{- fail (printf "database.type is %s without a place: set database.host, or database.existingSecret to a Secret with the whole URL" $values.database.type) -}}
+  {{- end -}}
+  {{- if $values.database.password -}}
+  {{- fail "database.password is set and the database is SQLite, which has none: set database.type and database.host, or remove database.password" -}}
+  {{- end -}}
+  {{- if gt (int $values.replicas) 1 -}}
+  {{- fail (printf "replicas is %d and the database is SQLite, which one pod has for itself: set replicas to 1, or database.type to mysql or postgresql with database.host" (int $values.replicas)) -}}
+  {{- end -}}
+  {{- if $values.autoscaling.enabled -}}
+  {{- fail "autoscaling.enabled is true and the database is SQLite, which one pod has for itself: set autoscaling.enabled to false, or database.type to mysql or postgresql with database.host" -}}
+  {{- end -}}
+  {{- if eq (include "uniqueid.strategyType" .) "RollingUpdate" -}}
+    {{- if has "ReadWriteOncePod" $values.persistence.accessModes -}}
+    {{- fail "strategy.type is RollingUpdate and persistence.accessModes has ReadWriteOncePod: the new pod would wait for the old one's volume for ever. Set strategy.type to Recreate or leave it empty" -}}
+    {{- end -}}
+    {{- fail "strategy.type is RollingUpdate and the database is SQLite, whose volume is one pod's: set strategy.type to Recreate or leave it empty" -}}
+  {{- end -}}
+  {{- if eq $values.dbsync.mode "hook" -}}
+  {{- fail "dbsync.mode is hook and the database is SQLite, whose volume does not exist before the release: set dbsync.mode to initContainer" -}}
+  {{- end -}}
+{{- end -}}
+{{- if and $values.autoscaling.enabled (gt (int $values.autoscaling.minReplicas) (int $values.autoscaling.maxReplicas)) -}}
+{{- fail (printf "autoscaling.minReplicas is %d and above autoscaling.maxReplicas, %d: set minReplicas to at most maxReplicas" (int $values.autoscaling.minReplicas) (int $values.autoscaling.maxReplicas)) -}}
+{{- end -}}
+{{- if gt (int $values.preStopSeconds) (sub (int $values.terminationGracePeriodSeconds) 60) -}}
+{{- fail (printf "terminationGracePeriodSeconds is %d: set it to at least preStopSeconds and 60 more, %d, so that accepted requests are answered" (int $values.terminationGracePeriodSeconds) (add (int $values.preStopSeconds) 60)) -}}
+{{- end -}}
+{{- if and $values.httpRoute.enabled (not $values.httpRoute.parentRefs) -}}
+{{- fail "httpRoute.enabled is true without a gateway: set httpRoute.parentRefs" -}}
+{{- end -}}
+{{- range $values.httpRoute.filters -}}
+{{- if eq .type "ResponseHeaderModifier" -}}
+{{- fail "httpRoute.filters has a ResponseHeaderModifier, and a route can have one only, which is the chart's: remove it" -}}
+{{- end -}}
+{{- end -}}
+{{- $servicePreset := include "uniqueid.servicePreset" . | fromYaml -}}
+{{- include "uniqueid.refuseCaches" (dict "where" "service.annotations" "annotations" $values.service.annotations "preset" $servicePreset) -}}
+{{- if $values.ingress.enabled -}}
+{{- $preset := include "uniqueid.ingressPreset" . | fromYaml -}}
+{{- include "uniqueid.refuseCaches" (dict "where" "ingress.annotations" "annotations" $values.ingress.annotations "preset" $preset) -}}
+{{- end -}}
+{{- include "uniqueid.refuseCaches" (dict "where" "httpRoute.annotations" "annotations" $values.httpRoute.annotations "preset" dict) -}}
+{{- include "uniqueid.refuseCaches" (dict "where" "commonAnnotations" "annotations" $values.commonAnnotations "preset" dict) -}}
+{{- end -}}

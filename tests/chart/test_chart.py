@@ -1,0 +1,727 @@
+"""What the chart promises, as Helm 3 and Helm 4 render it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import cases
+import helm
+import pytest
+import readme
+import yaml
+from servers import CHECKOUT
+
+from uniqueid import __version__, app, config
+
+HERE = Path(__file__).resolve().parent
+CASES = cases.matrix()
+NETWORK = {"url": cases.URL, "mysql": cases.MYSQL, "postgresql": cases.POSTGRESQL}
+
+
+@pytest.fixture(params=helm.MAJORS, ids=["helm3", "helm4"])
+def major(request: pytest.FixtureRequest) -> int:
+    """Both versions of Helm."""
+    return int(request.param)
+
+
+@pytest.fixture(params=NETWORK)
+def network(request: pytest.FixtureRequest) -> cases.Values:
+    """Each way of naming a network database."""
+    return NETWORK[request.param]
+
+
+def selected(selector: dict[str, str], labels: dict[str, str]) -> bool:
+    """Whether a selector of labels matches."""
+    return selector.items() <= labels.items()
+
+
+# -- as a package --------------------------------------------------------------------------------
+
+
+def test_both_versions_of_helm_are_what_they_say(major: int) -> None:
+    """The tests really use Helm 3 and Helm 4."""
+    assert helm.run(major, "version", "--short").stdout.startswith(f"v{major}.")
+
+
+@pytest.mark.parametrize("name", ["defaults", "everything", "everything, mysql"])
+def test_lint_is_quiet(major: int, name: str) -> None:
+    """`helm lint --strict` finds nothing to warn of."""
+    answer = helm.run(major, "lint", "--strict", str(helm.CHART), values=CASES[name])
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "WARNING" not in answer.stdout
+    assert "ERROR" not in answer.stdout
+
+
+def test_the_package_is_what_installs(major: int, tmp_path: Path) -> None:
+    """The packaged chart renders what the directory does, and holds no file of the tests."""
+    answer = helm.run(major, "package", str(helm.CHART), "-d", str(tmp_path))
+    assert answer.returncode == 0, answer.stderr
+    (package,) = tmp_path.glob("uniqueid-*.tgz")
+    rendered = helm.run(major, "template", "uniqueid", str(package), "-n", "science")
+    assert helm.parse(rendered.stdout) == helm.render({}, major)
+    listed = subprocess.run(["tar", "tzf", package], capture_output=True, text=True, check=True)
+    for name in ("values.schema.json", "README.md", "files/uwsgi.ini", "templates/NOTES.txt"):
+        assert f"uniqueid/{name}\n" in listed.stdout
+
+
+def test_a_dry_run_installs_without_a_value() -> None:
+    """`helm install uniqueid charts/uniqueid` needs no value and says how to try the service."""
+    answer = helm.run(4, "install", "uniqueid", str(helm.CHART), "--dry-run=client")
+    assert answer.returncode == 0, answer.stderr
+    notes = answer.stdout.partition("NOTES:")[2]
+    assert "helm -n default test uniqueid" in notes
+    assert "curl 'http://127.0.0.1:8051/getid?range=10&mode=try'" in notes
+    assert "uniqueid-data" in notes
+
+
+@pytest.mark.parametrize("values", [*NETWORK.values(), CASES["everything"]], ids=str)
+def test_the_notes_render_with_every_database(values: cases.Values) -> None:
+    """The notes never come with a hole in them."""
+    answer = helm.run(4, "install", "ids", str(helm.CHART), "--dry-run=client", values=values)
+    assert answer.returncode == 0, answer.stderr
+    notes = answer.stdout.partition("NOTES:")[2]
+    assert "port-forward" in notes
+    assert "<no value>" not in notes
+    assert "p@ss" not in notes
+
+
+def test_the_chart_carries_the_release() -> None:
+    """One version: the package's, the chart's, the image's tag and Artifact Hub's."""
+    chart = yaml.safe_load((helm.CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == chart["version"] == __version__
+    images = yaml.safe_load(chart["annotations"]["artifacthub.io/images"])
+    pod = helm.service_pod(helm.render())
+    assert {image["image"] for image in images} == {c["image"] for c in helm.containers(pod)}
+    for name in ("links", "changes"):
+        assert yaml.safe_load(chart["annotations"][f"artifacthub.io/{name}"])
+    assert chart["kubeVersion"] == f">={helm.VERSIONS[0]}-0"
+
+
+# -- every combination of values -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_manifest_is_valid(name: str) -> None:
+    """Both Helms render the same, strictly valid for the oldest and the newest Kubernetes."""
+    manifests = helm.render(CASES[name], 4)
+    assert manifests == helm.render(CASES[name], 3)
+    helm.check(manifests)
+    names = [(m["kind"], m["metadata"]["name"]) for m in manifests]
+    assert len(names) == len(set(names)), "two objects of one name"
+
+
+@pytest.mark.parametrize("name", cases.REFUSED)
+def test_a_wrong_combination_is_refused_with_what_to_set(major: int, name: str) -> None:
+    """A release that could not work, or could hand out an ID twice, fails when it is rendered."""
+    values, sentence = cases.REFUSED[name]
+    said = helm.refusal(values, major)
+    for part in sentence:
+        assert part in said
+
+
+def test_the_snapshot_of_the_defaults() -> None:
+    """A change of the default manifests is seen in review; tests/chart/snapshot.py renews it."""
+    assert helm.render() == helm.parse((HERE / "defaults.yaml").read_text())
+
+
+# -- values, their schema and their documentation ------------------------------------------------
+
+
+def _schema() -> Any:
+    return json.loads((helm.CHART / "values.schema.json").read_text())
+
+
+def _compare(values: dict[str, Any], schema: dict[str, Any], path: str) -> None:
+    properties = schema.get("properties")
+    if properties is None:
+        return
+    assert schema["additionalProperties"] is False, path
+    optional = {"probes": {"initialDelaySeconds", "successThreshold"}}
+    allowed = optional.get(path.split(".")[0], set())
+    if path != "settings":
+        assert set(properties) - {"global"} - allowed == set(values), path
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _compare(value, properties[key], f"{path}.{key}".strip("."))
+
+
+def test_the_schema_knows_exactly_the_values() -> None:
+    """Every value is in the schema and the schema has no other."""
+    _compare(yaml.safe_load((helm.CHART / "values.yaml").read_text()), _schema(), "")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"replicaCount": 2},
+        {"database": {"hots": "db"}},
+        {"settings": {"max_rnage": 5}},
+        {"settings": {"url": "sqlite:////tmp/x"}},
+        {"ingress": {"controller": "envoy"}},
+        {"replicas": "2"},
+        {"replicas": -1},
+        {"service": {"port": 70000}},
+        {"image": {"digest": "latest"}},
+        {"persistence": {"accessModes": ["ReadOnlyMany"]}},
+        {"probes": {"liveness": {"exec": {"command": ["true"]}}}},
+        {"uwsgi": {"options": {"processes": 4}}},
+        {"commonLabels": {"a": 1}},
+    ],
+    ids=str,
+)
+def test_an_unknown_or_impossible_value_is_refused(major: int, values: cases.Values) -> None:
+    """A mistyped value ends the installation instead of being ignored."""
+    said = helm.refusal(values, major)
+    assert "values don't meet the specifications of the schema" in said
+
+
+def test_every_setting_of_the_service_can_be_a_value() -> None:
+    """`settings` has the service's own settings, but the database's URL, and no others."""
+    known = {row.name for row in config.rows()} - {"url"}
+    assert set(_schema()["properties"]["settings"]["properties"]) == known
+
+
+def test_the_readme_has_every_value() -> None:
+    """The table in the README is what values.yaml says, and leaves nothing out."""
+    text = (helm.CHART / "README.md").read_text()
+    assert readme.written(text) == text, "run: python tests/chart/readme.py"
+    described = readme.described()
+    values = yaml.safe_load((helm.CHART / "values.yaml").read_text())
+    for leaf in readme.leaves(values):
+        parts = leaf.split(".")
+        ancestors = {".".join(parts[: length + 1]) for length in range(len(parts))}
+        assert ancestors & described.keys(), f"{leaf} has no description"
+
+
+# -- without a value -----------------------------------------------------------------------------
+
+
+def test_defaults_are_one_pod_with_sqlite_on_a_volume(major: int) -> None:
+    """Without a value: one pod, replaced and never doubled, with its database on a claim."""
+    manifests = helm.render({}, major)
+    deployment = helm.one(manifests, "Deployment")["spec"]
+    assert deployment["replicas"] == 1
+    assert deployment["strategy"] == {"type": "Recreate"}
+    pod = helm.service_pod(manifests)
+    (data,) = [volume for volume in pod["volumes"] if volume["name"] == "data"]
+    claim = helm.one(manifests, "PersistentVolumeClaim", "uniqueid-data")
+    assert data["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    for container in helm.containers(pod):
+        assert {"name": "data", "mountPath": "/data"} in container["volumeMounts"]
+        assert {
+            "name": "UNIQUEID_DATABASE_URL",
+            "value": "sqlite:////data/db.sqlite3",
+        } in container["env"]
+        assert "lifecycle" not in container
+    kinds = sorted(manifest["kind"] for manifest in manifests)
+    assert kinds == ["Deployment", "PersistentVolumeClaim", "Pod", "Service", "ServiceAccount"]
+
+
+def test_the_volume_outlives_the_release() -> None:
+    """Uninstalling keeps the claim, unless persistence.keep is false."""
+    claim = helm.one(helm.render(), "PersistentVolumeClaim", "uniqueid-data")
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    values = {"persistence": {"keep": False}}
+    claim = helm.one(helm.render(values), "PersistentVolumeClaim", "uniqueid-data")
+    assert "annotations" not in claim["metadata"]
+
+
+def test_what_kubernetes_cannot_change_never_changes(tmp_path: Path) -> None:
+    """An upgrade can be applied: names, selectors and the claim are those of the first release."""
+    copy = tmp_path / "uniqueid"
+    subprocess.run(["cp", "-r", helm.CHART, copy], check=True)
+    chart = (copy / "Chart.yaml").read_text()
+    later = chart.replace("version: 1.0.0", "version: 7.1.0").replace('"1.0.0"', '"7.1.0"')
+    assert later != chart
+    (copy / "Chart.yaml").write_text(later)
+    answer = helm.run(4, "template", "uniqueid", str(copy), "-n", "science")
+    now = helm.parse(answer.stdout)
+    first = helm.parse((HERE / "defaults.yaml").read_text())
+    assert [(m["kind"], m["metadata"]["name"]) for m in now] == [
+        (m["kind"], m["metadata"]["name"]) for m in first
+    ]
+    claim = "PersistentVolumeClaim"
+    assert (
+        helm.one(now, claim, "uniqueid-data")["spec"]
+        == helm.one(first, claim, "uniqueid-data")["spec"]
+    )
+    old, new = helm.one(first, "Deployment")["spec"], helm.one(now, "Deployment")["spec"]
+    assert old["selector"] == new["selector"]
+    assert helm.one(first, "Service")["spec"] == helm.one(now, "Service")["spec"]
+
+
+# -- with a network database ---------------------------------------------------------------------
+
+
+def test_a_network_database_is_rolled_without_a_gap(network: cases.Values) -> None:
+    """A pod more and none less, and a pod that ends serves until everyone knows."""
+    manifests = helm.render(network)
+    deployment = helm.one(manifests, "Deployment")["spec"]
+    assert deployment["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+    }
+    pod = helm.service_pod(manifests)
+    (container,) = pod["containers"]
+    assert container["lifecycle"] == {"preStop": {"exec": {"command": ["sleep", "6"]}}}
+    assert pod["terminationGracePeriodSeconds"] >= 6 + 60
+    assert not [m for m in manifests if m["kind"] == "PersistentVolumeClaim"]
+    # Nothing to write to: a SQLite URL in the Secret fails instead of starting at 1 with each pod.
+    assert {volume["name"] for volume in pod["volumes"]} == {"tmp"}
+
+
+def test_replicas_spread_over_the_nodes(network: cases.Values) -> None:
+    """Several replicas are kept apart where that is possible."""
+    manifests = helm.render(helm.merge(network, {"replicas": 3}))
+    assert helm.one(manifests, "Deployment")["spec"]["replicas"] == 3
+    (spread,) = helm.service_pod(manifests)["topologySpreadConstraints"]
+    assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
+    labels = helm.one(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert selected(spread["labelSelector"]["matchLabels"], labels)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_secrets_come_from_secrets_only(name: str) -> None:
+    """A password is in no manifest but a Secret, and every password is read from one."""
+    manifests = helm.render(CASES[name])
+    for manifest in manifests:
+        assert manifest["kind"] == "Secret" or "p@ss%20w/rd" not in json.dumps(manifest)
+    for pod in helm.pods(manifests):
+        for container in helm.containers(pod["spec"]):
+            for variable in container.get("env", []):
+                if variable["name"] == "PEEWEE_PASS":
+                    assert "secretKeyRef" in variable["valueFrom"]
+
+
+def test_an_inline_password_arrives_unchanged() -> None:
+    """Characters that mean something in YAML or in a URL stay what they are."""
+    secret = helm.one(helm.render(cases.POSTGRESQL), "Secret")
+    assert secret["stringData"] == {"password": "p@ss%20w/rd: {x}"}
+
+
+def test_an_autoscaler_decides_the_replicas(network: cases.Values) -> None:
+    """With an autoscaler an upgrade does not set the number of pods back."""
+    manifests = helm.render(helm.merge(network, {"autoscaling": {"enabled": True}}))
+    assert "replicas" not in helm.one(manifests, "Deployment")["spec"]
+    target = helm.one(manifests, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
+    assert target["name"] == "uniqueid"
+
+
+# -- dbsync --------------------------------------------------------------------------------------
+
+
+def test_dbsync_runs_before_the_service(network: cases.Values) -> None:
+    """An init container makes the tables with the service's own settings; the service does not."""
+    for values in ({}, network):
+        pod = helm.service_pod(helm.render(values))
+        (dbsync,) = pod["initContainers"]
+        (service,) = pod["containers"]
+        assert dbsync["args"] == ["pacifica-uniqueid-cmd", "dbsync"]
+        for key in ("image", "env", "volumeMounts", "securityContext"):
+            assert dbsync[key] == service[key]
+        assert {"name": "UNIQUEID_DBSYNC", "value": "0"} in service["env"]
+        assert "args" not in service
+
+
+def test_the_hook_has_its_configuration_before_it_runs() -> None:
+    """A hook's Job reads a Secret and a ConfigMap that are hooks as well, and earlier ones."""
+    values = helm.merge(cases.POSTGRESQL, cases.NETWORK_ONLY["hook"])
+    manifests = helm.render(values)
+    job = helm.one(manifests, "Job", "uniqueid-dbsync")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    weight = int(job["metadata"]["annotations"]["helm.sh/hook-weight"])
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (password,) = [v for v in container["env"] if v["name"] == "PEEWEE_PASS"]
+    (volume,) = [v for v in pod["volumes"] if v["name"] == "config"]
+    needed = [
+        ("Secret", password["valueFrom"]["secretKeyRef"]["name"]),
+        ("ConfigMap", volume["configMap"]["name"]),
+        ("NetworkPolicy", "uniqueid-dbsync"),
+    ]
+    for kind, name in needed:
+        annotations = helm.one(manifests, kind, name)["metadata"]["annotations"]
+        assert annotations["helm.sh/hook"] == "pre-install,pre-upgrade"
+        assert int(annotations["helm.sh/hook-weight"]) < weight
+    # The release's service account does not exist yet.
+    assert "serviceAccountName" not in pod
+    assert "initContainers" not in helm.service_pod(manifests)
+    assert helm.one(manifests, "Secret")["stringData"] == {"password": "p@ss%20w/rd: {x}"}
+
+
+# -- never cached, never repeated ----------------------------------------------------------------
+
+HEADERS = dict(app.NEVER_CACHED)
+
+
+def test_a_route_sets_the_service_s_headers_again() -> None:
+    """The HTTPRoute sets every header of the service and removes what lets a cache ask again."""
+    values = {"httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}]}}
+    route = helm.one(helm.render(values), "HTTPRoute")
+    (rule,) = route["spec"]["rules"]
+    modifier = rule["filters"][0]["responseHeaderModifier"]
+    assert {header["name"]: header["value"] for header in modifier["set"]} == HEADERS
+    assert modifier["remove"] == ["ETag", "Last-Modified"]
+    assert "retry" not in rule
+    (backend,) = rule["backendRefs"]
+    assert (backend["name"], backend["port"]) == ("uniqueid", 8051)
+    values = helm.merge(values, {"httpRoute": {"retryField": True}})
+    (rule,) = helm.one(helm.render(values), "HTTPRoute")["spec"]["rules"]
+    assert rule["retry"] == {"attempts": 0}
+
+
+def _ingress(controller: str, **more: Any) -> list[helm.Manifest]:
+    return helm.render({"ingress": {"enabled": True, "controller": controller, **more}})
+
+
+@pytest.mark.parametrize(
+    ("controller", "annotations"),
+    [
+        (
+            "nginx",
+            {
+                "nginx.ingress.kubernetes.io/proxy-buffering": "off",
+                "nginx.ingress.kubernetes.io/proxy-next-upstream": "off",
+                "nginx.ingress.kubernetes.io/proxy-next-upstream-tries": "1",
+            },
+        ),
+        (
+            "f5-nginx",
+            {
+                "nginx.org/proxy-buffering": "False",
+                "nginx.org/proxy-next-upstream": "off",
+                "nginx.org/proxy-next-upstream-tries": "1",
+            },
+        ),
+    ],
+)
+def test_nginx_neither_keeps_nor_repeats(controller: str, annotations: dict[str, str]) -> None:
+    """The presets of both nginx controllers: no buffering to disk, no next upstream."""
+    ingress = helm.one(_ingress(controller), "Ingress")
+    assert ingress["metadata"]["annotations"] == annotations
+
+
+def test_traefik_neither_keeps_nor_repeats() -> None:
+    """Traefik sets the headers again and has no idle connections, over which it repeats GETs."""
+    manifests = _ingress("traefik")
+    annotations = helm.one(manifests, "Ingress")["metadata"]["annotations"]
+    middlewares = "traefik.ingress.kubernetes.io/router.middlewares"
+    assert annotations == {middlewares: "science-uniqueid-no-store@kubernetescrd"}
+    middleware = helm.one(manifests, "Middleware", "uniqueid-no-store")
+    headers = middleware["spec"]["headers"]["customResponseHeaders"]
+    assert headers == {**HEADERS, "ETag": "", "Last-Modified": ""}
+    service = helm.one(manifests, "Service")["metadata"]["annotations"]
+    assert service == {
+        "traefik.ingress.kubernetes.io/service.serverstransport": "science-uniqueid@kubernetescrd"
+    }
+    transport = helm.one(manifests, "ServersTransport")
+    assert transport["spec"] == {"maxIdleConnsPerHost": -1}
+
+
+def test_traefik_s_other_middlewares_stay() -> None:
+    """A middleware of the operator comes after the chart's."""
+    name = "traefik.ingress.kubernetes.io/router.middlewares"
+    manifests = _ingress("traefik", annotations={name: "science-auth@kubernetescrd"})
+    annotations = helm.one(manifests, "Ingress")["metadata"]["annotations"]
+    assert annotations[name] == (
+        "science-uniqueid-no-store@kubernetescrd,science-auth@kubernetescrd"
+    )
+
+
+def test_haproxy_neither_keeps_nor_repeats() -> None:
+    """HAProxy sets the headers again and repeats only what it could not send."""
+    manifests = _ingress("haproxy")
+    annotations = helm.one(manifests, "Ingress")["metadata"]["annotations"]
+    lines = annotations["haproxy.org/response-set-header"].splitlines()
+    pairs = [line.split(" ", 1) for line in lines]
+    assert {name: json.loads(value) for name, value in pairs} == HEADERS
+    for holder in (annotations, helm.one(manifests, "Service")["metadata"]["annotations"]):
+        assert holder["haproxy.org/backend-config-snippet"].strip() == "retry-on conn-failure"
+
+
+@pytest.mark.parametrize("controller", ["nginx", "f5-nginx", "traefik", "haproxy"])
+def test_the_preset_cannot_be_overridden(controller: str) -> None:
+    """Every annotation of a preset is refused with another value, and accepted with its own."""
+    annotations = helm.one(_ingress(controller), "Ingress")["metadata"]["annotations"]
+    for name, value in annotations.items():
+        if not name.endswith("router.middlewares"):
+            ingress: dict[str, Any] = {"enabled": True, "controller": controller}
+            said = helm.refusal({"ingress": {**ingress, "annotations": {name: "retry"}}})
+            assert name in said
+            _ingress(controller, annotations={name: value})
+
+
+def test_there_is_no_ingress_by_default() -> None:
+    """The service has no authentication: nothing lets it out unless it is asked to."""
+    kinds = {manifest["kind"] for manifest in helm.render()}
+    assert not kinds & {"Ingress", "HTTPRoute"}
+    assert helm.one(helm.render(), "Service")["spec"]["type"] == "ClusterIP"
+
+
+# -- configuration -------------------------------------------------------------------------------
+
+
+def test_the_chart_s_uwsgi_ini_is_the_service_s() -> None:
+    """The copy that a chart needs has not grown old."""
+    here = (helm.CHART / "files/uwsgi.ini").read_text()
+    assert here == (CHECKOUT / "uwsgi.ini").read_text()
+
+
+def test_files_are_replaced_only_where_values_change_them(network: cases.Values) -> None:
+    """Without values for them the image's own files are used."""
+    for values in ({}, network):
+        assert not [m for m in helm.render(values) if m["kind"] == "ConfigMap"]
+    files = helm.one(helm.render({"settings": {"max_range": 5}}), "ConfigMap")["data"]
+    assert set(files) == {"config.cfg"}
+    files = helm.one(helm.render({"uwsgi": {"threads": 5}}), "ConfigMap")["data"]
+    assert set(files) == {"uwsgi.ini"}
+
+
+def test_settings_arrive_as_they_were_written(major: int, tmp_path: Path) -> None:
+    """The service reads from the rendered file what the values say, large numbers too."""
+    settings = cases.FEATURES["settings"]["settings"]
+    files = helm.one(helm.render({"settings": settings}, major), "ConfigMap")["data"]
+    file = tmp_path / "config.cfg"
+    file.write_text(files["config.cfg"])
+    loaded = config.load(str(file), environ={}).settings
+    for name, value in settings.items():
+        read = getattr(loaded, name)
+        assert (list(read) if isinstance(value, list) else read) == value
+
+
+def test_uwsgi_s_options_arrive() -> None:
+    """Only the lines that values name differ from the shipped file."""
+    manifests = helm.render(cases.FEATURES["uwsgi"])
+    lines = helm.one(manifests, "ConfigMap")["data"]["uwsgi.ini"].splitlines()
+    shipped = (CHECKOUT / "uwsgi.ini").read_text().splitlines()
+    added = [line for line in lines if line not in shipped]
+    assert added == ["threads = 16", "listen = 64", "harakiri = 70", "log-4xx = true"]
+    assert [line for line in shipped if line not in lines] == ["threads = 64", "listen = 128"]
+
+
+@pytest.mark.parametrize("name", ["dual stack", "IPv6"])
+def test_ipv6_is_listened_to_where_the_service_has_it(name: str) -> None:
+    """A Service with IPv6 addresses leads to pods that answer there."""
+    manifests = helm.render(cases.FEATURES[name])
+    lines = helm.one(manifests, "ConfigMap")["data"]["uwsgi.ini"].splitlines()
+    assert "http-socket = [::]:8051" in lines
+    assert "http-socket = :8051" not in lines
+
+
+@pytest.mark.parametrize(
+    ("values", "changed"),
+    [
+        ({"settings": {"max_range": 5}}, {"settings": {"max_range": 6}}),
+        ({"uwsgi": {"threads": 5}}, {"uwsgi": {"threads": 6}}),
+        (cases.POSTGRESQL, helm.merge(cases.POSTGRESQL, {"database": {"password": "new"}})),
+    ],
+)
+def test_a_changed_configuration_restarts_the_pods(
+    values: cases.Values, changed: cases.Values
+) -> None:
+    """A checksum of what a pod reads is in its annotations; the same values give the same."""
+
+    def annotations(values: cases.Values) -> dict[str, str]:
+        template = helm.one(helm.render(values), "Deployment")["spec"]["template"]
+        found: dict[str, str] = template["metadata"]["annotations"]
+        return found
+
+    assert annotations(values) == annotations(values)
+    assert annotations(values) != annotations(changed)
+
+
+# -- pods ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_pod_fits_a_restricted_namespace(name: str) -> None:
+    """The `restricted` Pod Security Standard, and a little more, for every pod and container."""
+    own = {"dbsync", "uniqueid", "ready"}
+    for pod in helm.pods(helm.render(CASES[name])):
+        spec = pod["spec"]
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["enableServiceLinks"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] == 10001
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+        allowed = {"configMap", "emptyDir", "persistentVolumeClaim", "secret"}
+        for volume in spec.get("volumes", []):
+            assert set(volume) - {"name"} <= allowed
+        for container in helm.containers(spec):
+            if container["name"] not in own:
+                continue
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            resources = container["resources"]
+            assert resources["limits"]["memory"] == resources["requests"]["memory"]
+
+
+def test_probes_ask_by_http_and_take_no_id() -> None:
+    """Readiness includes the database, liveness and startup do not, and none of them allocates."""
+    (container,) = helm.service_pod(helm.render())["containers"]
+    paths = {
+        probe: container[f"{probe}Probe"]["httpGet"]["path"]
+        for probe in ("startup", "readiness", "liveness")
+    }
+    assert paths == {"startup": "/livez", "readiness": "/readyz", "liveness": "/livez"}
+    startup = container["startupProbe"]
+    rows = {row.name: float(row.default) for row in config.rows() if "connect" in row.name}
+    patience = startup["failureThreshold"] * startup["periodSeconds"]
+    assert patience > rows["connect_attempts"] * rows["connect_wait"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_service_selects_its_own_pods_only(name: str) -> None:
+    """Neither the test's pod nor dbsync's is sent a request."""
+    manifests = helm.render(CASES[name])
+    (service,) = [m for m in manifests if m["kind"] == "Service"]
+    selector = service["spec"]["selector"]
+    for manifest in manifests:
+        if manifest["kind"] == "Deployment":
+            assert selected(selector, manifest["spec"]["template"]["metadata"]["labels"])
+            assert manifest["spec"]["selector"]["matchLabels"] == selector
+        elif manifest["kind"] == "Job":
+            assert not selected(selector, manifest["spec"]["template"]["metadata"]["labels"])
+        elif manifest["kind"] == "Pod":
+            assert not selected(selector, manifest["metadata"]["labels"])
+
+
+def test_helm_test_takes_no_id(major: int) -> None:
+    """`helm test` asks /readyz from the service's own image."""
+    manifests = helm.render({}, major)
+    pod = helm.one(manifests, "Pod", "uniqueid-test")
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    (container,) = pod["spec"]["containers"]
+    assert container["args"] == ["--ready", "http://uniqueid:8051/readyz"]
+    assert container["image"] == helm.service_pod(manifests)["containers"][0]["image"]
+
+
+def test_a_budget_never_blocks_a_node() -> None:
+    """The disruption budget lets one pod go, even if it is the only one."""
+    budget = helm.one(helm.render(cases.FEATURES["disruption budget"]), "PodDisruptionBudget")
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert "minAvailable" not in budget["spec"]
+
+
+def test_the_network_policy_admits_who_is_named_only(network: cases.Values) -> None:
+    """Ingest, the test's pod and Prometheus come in; DNS and the database's port are let out."""
+    on = {"networkPolicy": {"enabled": True}}
+    policy = helm.one(helm.render(on), "NetworkPolicy")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["egress"] == [], "SQLite needs nobody"
+    (rule,) = policy["ingress"]
+    assert rule["ports"] == [{"port": "http", "protocol": "TCP"}]
+    names = [peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for peer in rule["from"]]
+    assert names == ["ingest", "uniqueid-test", "prometheus"]
+    pod = helm.one(helm.render(on), "Pod", "uniqueid-test")
+    tested = rule["from"][1]["podSelector"]["matchLabels"]
+    assert selected(tested, pod["metadata"]["labels"])
+    policy = helm.one(helm.render(helm.merge(network, on)), "NetworkPolicy")["spec"]
+    dns, database = policy["egress"]
+    assert {port["port"] for port in dns["ports"]} == {53}
+    ports = {port["port"] for port in database["ports"]}
+    expected = {"mysql": {3306}, "postgresql": {5432}}
+    kind = network["database"].get("type", "")
+    assert ports == expected.get(kind, {3306, 5432})
+
+
+# -- metrics -------------------------------------------------------------------------------------
+
+
+def test_the_monitor_finds_the_service() -> None:
+    """The ServiceMonitor selects the Service and names one of its ports."""
+    manifests = helm.render(cases.FEATURES["metrics"])
+    monitor = helm.one(manifests, "ServiceMonitor")["spec"]
+    service = helm.one(manifests, "Service")
+    assert selected(monitor["selector"]["matchLabels"], service["metadata"]["labels"])
+    assert monitor["namespaceSelector"] == {"matchNames": ["science"]}
+    (endpoint,) = monitor["endpoints"]
+    assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+    assert endpoint["path"] == "/metrics"
+
+
+def _rules(path: Path) -> Path:
+    values = {"metrics": {"prometheusRule": {"enabled": True}}}
+    spec = helm.one(helm.render(values), "PrometheusRule")["spec"]
+    file = path / "rules.yaml"
+    file.write_text(yaml.safe_dump(spec))
+    return file
+
+
+def test_alerts_ask_for_metrics_that_exist(tmp_path: Path) -> None:
+    """Every metric in an alert is one of the service, or Prometheus' own `up`."""
+    from uniqueid.metrics import Metrics
+
+    metrics = Metrics()
+    metrics.watch_queue(lambda: 0)
+    known = set()
+    for family in metrics.registry.collect():
+        suffix = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}
+        known |= {family.name + end for end in suffix.get(family.type, [""])}
+    asked = set(re.findall(r"\buniqueid_\w+", _rules(tmp_path).read_text()))
+    assert asked
+    assert asked <= known
+
+
+# At ten minutes each alert must fire for what its series say, and at the quiet ones none.
+_OF = 'namespace="science",service="uniqueid"'
+_QUIET = {
+    f"up{{{_OF}}}": "1x40",
+    f'uniqueid_counter_regressions_total{{{_OF},mode="file"}}': "0x40",
+    f'uniqueid_http_requests_total{{{_OF},route="/getid",status="200"}}': "0+600x40",
+    f'uniqueid_http_requests_total{{{_OF},route="/getid",status="503"}}': "0x40",
+    f'uniqueid_commit_seconds_bucket{{{_OF},le="1"}}': "0+600x40",
+    f'uniqueid_commit_seconds_bucket{{{_OF},le="5"}}': "0+600x40",
+    f'uniqueid_commit_seconds_bucket{{{_OF},le="+Inf"}}': "0+600x40",
+    f'uniqueid_next_id{{{_OF},mode="file"}}': "1000+1x40",
+}
+_LOUD = {
+    "UniqueIDCounterRegressed": {
+        f'uniqueid_counter_regressions_total{{{_OF},mode="file"}}': "0x5 1x35"
+    },
+    "UniqueIDDown": {f"up{{{_OF}}}": "0x40"},
+    "UniqueIDRefuses": {
+        f'uniqueid_http_requests_total{{{_OF},route="/getid",status="503"}}': "0+60x40"
+    },
+    "UniqueIDSlow": {f'uniqueid_commit_seconds_bucket{{{_OF},le="1"}}': "0x40"},
+    "UniqueIDNearlyExhausted": {f'uniqueid_next_id{{{_OF},mode="file"}}': "8.5e18x40"},
+}
+
+
+def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
+    """Prometheus' own tool evaluates the rules: one alert for each fault, none without."""
+    rules = _rules(tmp_path)
+    subprocess.run(["promtool", "check", "rules", rules], check=True, capture_output=True)
+    names = {rule["alert"] for rule in yaml.safe_load(rules.read_text())["groups"][0]["rules"]}
+    assert names == set(_LOUD)
+    tests = []
+    for fault, changed in [("", {}), *_LOUD.items()]:
+        series = {**_QUIET, **changed}
+        expressions = [
+            {
+                "expr": f'count by (alertname) (ALERTS{{alertstate="firing",alertname="{name}"}})',
+                "eval_time": "25m",
+                "exp_samples": [{"labels": f'{{alertname="{name}"}}', "value": 1}]
+                if name == fault
+                else [],
+            }
+            for name in names
+        ]
+        tests.append(
+            {
+                "interval": "1m",
+                "input_series": [{"series": s, "values": v} for s, v in series.items()],
+                "promql_expr_test": expressions,
+            }
+        )
+    file = tmp_path / "tests.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(rules)], "tests": tests}))
+    answer = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stdout + answer.stderr

@@ -1,0 +1,373 @@
+"""The container image, built by buildah and run by podman as an orchestrator would."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import subprocess
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import containers
+import helm
+import pytest
+import servers
+from containers import PODMAN, container
+from servers import BIN, CHECKOUT, wait_until
+
+from uniqueid import __version__
+
+
+def test_hadolint_is_quiet() -> None:
+    """The Dockerfile has no smell that is not explained."""
+    answer = subprocess.run(
+        [BIN / "hadolint", CHECKOUT / "Dockerfile"], capture_output=True, text=True
+    )
+    assert (answer.returncode, answer.stdout) == (0, "")
+
+
+def test_requirements_are_pinned_by_hash() -> None:
+    """Every package in the image has one version and hashes, and they are those of setup.py."""
+    from email.parser import HeaderParser
+
+    text = (CHECKOUT / "requirements.txt").read_text()
+    pinned = dict(re.findall(r"^([a-z0-9-]+)==([^ ]+).*\\\n    --hash=sha256:", text, re.MULTILINE))
+    lines = [line for line in text.splitlines() if line and line[0] not in "# "]
+    assert len(pinned) == len(lines)
+    wheel = next((CHECKOUT / ".venv/dist").glob("*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [entry for entry in archive.namelist() if entry.endswith("/METADATA")]
+        metadata = archive.read(name).decode()
+    wanted = {
+        re.split(r"[^A-Za-z0-9-]", line)[0].lower()
+        for line in HeaderParser().parsestr(metadata).get_all("Requires-Dist", [])
+        if "extra ==" not in line or '"postgresql"' in line
+    }
+    assert wanted <= set(pinned)
+
+
+def test_the_image_is_small_and_says_what_it_is(
+    image: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Labels, user, port and entry point; size and layers beside those of the base are printed."""
+    config = image["Config"]
+    labels = config["Labels"]
+    assert labels["org.opencontainers.image.version"] == __version__
+    assert labels["org.opencontainers.image.licenses"] == "LGPL-3.0-or-later"
+    assert re.fullmatch(r"[0-9a-f]{40}|unknown", labels["org.opencontainers.image.revision"])
+    assert labels["org.opencontainers.image.created"]
+    assert config["User"] == "10001:10001"
+    assert config["ExposedPorts"] == {"8051/tcp": {}}
+    assert config["Entrypoint"][0].startswith("/")
+    assert "Volumes" not in config or not config["Volumes"]
+    base = containers.podman("image", "inspect", "--format={{.Size}}", containers.BASE)
+    own = (image["Size"] - int(base)) / 2**20
+    layers = len(image["RootFS"]["Layers"])
+    with capsys.disabled():
+        print(
+            f"\nimage: {image['Size'] / 2**20:.0f} MiB in {layers} layers, {own:.0f} MiB above the"
+            f" base; built in {image['Seconds']:.0f} s"
+        )
+    assert own < 60
+    assert layers < 12
+
+
+def test_the_image_has_no_tools_to_build_with(image: dict[str, Any]) -> None:
+    """No compiler and no pip reach the image, and every library of uWSGI is there."""
+    with container() as box:
+        box.options += ["--entrypoint=/bin/sh"]
+        tools = "for t in gcc cc c++ ld as make pip pip3; do command -v $t; done; true"
+        assert box.run("-c", tools).stdout == ""
+        linked = box.run("-c", "ldd /opt/uniqueid/bin/uwsgi")
+        assert linked.returncode == 0, linked.stderr
+        assert "not found" not in linked.stdout
+        writable = "find / -xdev -writable -not -path '/proc/*' -not -type l 2>/dev/null; true"
+        found = set(box.run("-c", writable).stdout.split())
+        assert {path for path in found if not path.startswith(("/dev", "/tmp"))} <= {
+            "/data",
+            "/var/tmp",
+            "/run/lock",
+            "/var/lock",
+        }
+
+
+def test_a_hardened_container_serves(image: dict[str, Any], data: Path) -> None:
+    """Read-only, without capabilities and privileges, in 128 MiB: it serves from SQLite."""
+    with container(data=data) as box:
+        box.start()
+        assert box.allocate("file", 10) == (1, 10)
+        status = box.exec("cat", "/proc/1/status")
+        assert re.search(r"^CapEff:\t0+$", status, re.MULTILINE)
+        assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
+        assert re.search(r"^Uid:\t10001\t", status, re.MULTILINE)
+        # uWSGI's master itself is the first process, so that signals reach it.
+        assert "uWSGI master" in box.exec("cat", "/proc/1/cmdline")
+        limit = box.exec(
+            "sh",
+            "-c",
+            "cat /sys/fs/cgroup/memory.max || cat /sys/fs/cgroup/memory/memory.limit_in_bytes",
+        )
+        assert limit == str(128 * 2**20)
+        refused = subprocess.run(
+            [*PODMAN, "exec", box.name, "touch", "/etc/uniqueid/x"], capture_output=True, text=True
+        )
+        assert "Read-only file system" in refused.stderr
+
+
+def test_the_health_check_takes_no_id(image: dict[str, Any], data: Path) -> None:
+    """The image's own check, on the port of the image's own uwsgi.ini, and no counter moves."""
+    check = image["Healthcheck"]
+    assert check["Test"][0] == "CMD"
+    with container(data=data) as box:
+        box.options = [o for o in box.options if "uwsgi.ini" not in o and "--network" not in o]
+        box.options.append("--network=none")
+        box.launch()
+
+        def healthy() -> bool:
+            assert box.state() in ("created", "running"), box.logs()
+            answer = subprocess.run([*PODMAN, "exec", box.name, *check["Test"][1:]])
+            return answer.returncode == 0
+
+        wait_until(healthy, "the health check", 120)
+        with sqlite3.connect(data / "db.sqlite3") as database:
+            assert database.execute("SELECT * FROM uniqueindex").fetchall() == []
+        database.close()
+
+
+def test_an_unhealthy_service_is_told(image: dict[str, Any]) -> None:
+    """The health check fails, with a line that says why, where nothing listens."""
+    with container() as box:
+        answer = box.run("--ready", f"http://127.0.0.1:{box.port}/readyz")
+    assert answer.returncode == 1
+    assert "Connection refused" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_sigterm_answers_what_was_accepted(image: dict[str, Any], data: Path) -> None:
+    """Requests that wait for the database when SIGTERM comes are all answered, then it ends."""
+    with container(data=data, environment={"UNIQUEID_REQUEST_TIMEOUT": "50"}) as box:
+        box.start()
+        box.allocate("file", 1)
+        lock = sqlite3.connect(data / "db.sqlite3", isolation_level=None, check_same_thread=False)
+        lock.execute("BEGIN IMMEDIATE")
+        answers: list[tuple[int, int]] = []
+        threads = [
+            threading.Thread(target=lambda: answers.append(box.allocate("file", 5)))
+            for _ in range(20)
+        ]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: box.accepted() == 20, "requests accepted")
+        containers.podman("kill", "--signal=TERM", box.name)
+        wait_until(lambda: "graceful shutdown triggered" in box.logs(), "the end beginning")
+        lock.execute("ROLLBACK")
+        lock.close()
+        for thread in threads:
+            thread.join(60)
+        assert sorted(answers) == [(first, first + 4) for first in range(2, 102, 5)]
+        assert box.exit_status() == 0
+
+
+def test_data_survives(image: dict[str, Any], data: Path) -> None:
+    """A killed, restarted and replaced container goes on where the last one stood."""
+    with container(data=data) as box:
+        box.start()
+        assert box.allocate("file", 10) == (1, 10)
+        containers.podman("kill", "--signal=KILL", box.name)
+        box.exit_status()
+        containers.podman("start", box.name)
+        box.wait_until_ready()
+        assert box.allocate("file", 10) == (11, 20)
+        containers.podman("stop", "--time=60", box.name)
+    with container(data=data) as box:
+        box.start()
+        assert box.allocate("file", 10) == (21, 30)
+
+
+def test_sqlite_without_a_volume_is_refused(image: dict[str, Any]) -> None:
+    """A read-only container with nowhere to keep its counters does not start at 1: it ends."""
+    with container() as box:
+        answer = box.run()
+    assert answer.returncode == 2
+    assert "user 10001 cannot write to /data: mount a volume there" in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
+
+
+def test_counters_in_the_container_itself_are_warned_of(image: dict[str, Any]) -> None:
+    """Without --read-only it serves, and the first line says that the counters will go with it."""
+    with container() as box:
+        box.options.remove("--read-only")
+        box.start()
+        assert box.allocate("file", 1) == (1, 1)
+        assert "every mode starts at 1 again. Mount a volume at /data" in box.logs()
+
+
+def test_the_documented_backup_is_a_database(image: dict[str, Any], data: Path) -> None:
+    """The command of docs/kubernetes.md copies the counters while the service runs."""
+    text = (CHECKOUT / "docs/kubernetes.md").read_text()
+    (program,) = re.findall(r"-- python3 -c '\n(.*?)'\n", text, re.DOTALL)
+    with container(data=data) as box:
+        box.start()
+        assert box.allocate("file", 7) == (1, 7)
+        box.exec("python3", "-c", program)
+        with sqlite3.connect(data / "backup.sqlite3") as database:
+            assert database.execute("SELECT * FROM uniqueindex").fetchall() == [("file", 8)]
+        database.close()
+
+
+def test_the_old_container_s_environment_means_the_same(
+    image: dict[str, Any], mariadb: servers.MariaDB
+) -> None:
+    """PEEWEE_PROTO and its like, with any password, which no process shows as an argument."""
+    url = urlsplit(mariadb.url(mariadb.new_database()))
+    environment = {
+        "PEEWEE_PROTO": "mysql",
+        "PEEWEE_USER": mariadb.USER,
+        "PEEWEE_PASS": mariadb.PASSWORD,
+        "PEEWEE_ADDR": "127.0.0.1",
+        "PEEWEE_PORT": str(mariadb.port),
+        "PEEWEE_DATABASE": url.path.removeprefix("/"),
+        # What Kubernetes sets for a Service called uniqueid is no setting.
+        "UNIQUEID_PORT": "tcp://10.0.0.1:8051",
+        "UNIQUEID_SERVICE_HOST": "10.0.0.1",
+    }
+    with container(environment=environment) as box:
+        answer = box.run()
+        assert answer.returncode == 1
+        assert "dbsync" in answer.stderr, "the tables of a shared database are made when told to"
+    with container(environment={**environment, "UNIQUEID_DBSYNC": "1"}) as box:
+        box.start()
+        assert box.allocate("file", 3) == (1, 3)
+        arguments = box.exec("sh", "-c", "cat /proc/[0-9]*/cmdline")
+        assert mariadb.PASSWORD not in arguments
+        assert "p%40ss" not in arguments
+        assert "p%40ss" not in box.logs()
+        assert mariadb.PASSWORD not in box.logs()
+        assert "is no setting" not in box.logs()
+
+
+def test_a_start_that_waits_for_the_database_can_be_stopped(image: dict[str, Any]) -> None:
+    """SIGTERM ends a container whose database does not answer; it does not wait for the kill."""
+    nowhere = f"mysql://u:p@127.0.0.1:{servers.free_port()}/x"
+    with container(environment={"UNIQUEID_DATABASE_URL": nowhere}) as box:
+        box.launch()
+        wait_until(lambda: "attempt 1 of 10" in box.logs(), "the first attempt", 120)
+        containers.podman("kill", "--signal=TERM", box.name)
+        assert box.exit_status() == 128 + 15
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"UNIQUEID_DBSYNC": "yes"}, "UNIQUEID_DBSYNC = 'yes' (the environment): must be 1 or 0"),
+        ({"PEEWEE_PROTO": "oracle"}, "= 'oracle' (PEEWEE_PROTO): must be one of sqlite"),
+        ({"UNIQUEID_MAX_RANGE": "all"}, "max_range = 'all' (UNIQUEID_MAX_RANGE): must be a whole"),
+    ],
+    ids=str,
+)
+def test_a_bad_environment_ends_with_one_line(
+    image: dict[str, Any], data: Path, environment: dict[str, str], sentence: str
+) -> None:
+    """What cannot be used is named with its value and with what is allowed."""
+    with container(data=data, environment=environment) as box:
+        answer = box.run()
+    assert answer.returncode == 2
+    assert sentence in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
+
+
+def test_a_command_runs_in_the_image(image: dict[str, Any], data: Path) -> None:
+    """`pacifica-uniqueid-cmd` as an argument runs with the environment of the service."""
+    with container(data=data, environment={"UNIQUEID_MAX_RANGE": "5"}) as box:
+        answer = box.run("pacifica-uniqueid-cmd", "config")
+    assert answer.returncode == 0, answer.stderr
+    assert "sqlite:////data/db.sqlite3" in answer.stdout
+    assert "max_range = 5  (UNIQUEID_MAX_RANGE)" in answer.stdout
+
+
+# -- the chart's pod, run as it is rendered ------------------------------------------------------
+
+
+def _run_pod(values: dict[str, Any], data: Path, path: Path) -> containers.Container:
+    """The service's container of a rendered pod, after its init containers have run."""
+    manifests = helm.render(values)
+    pod = helm.service_pod(manifests)
+    files = [m["data"] for m in manifests if m["kind"] == "ConfigMap"]
+    config = files[0] if files else {}
+    assert pod["securityContext"]["runAsUser"] == 10001
+
+    def box(spec: dict[str, Any]) -> containers.Container:
+        made = containers.Container(
+            *spec.get("args", []),
+            data=data,
+            environment={v["name"]: v["value"] for v in spec["env"]},
+            ini=config.get("uwsgi.ini"),
+        )
+        mounts = {mount["mountPath"] for mount in spec["volumeMounts"]}
+        assert {"/tmp", "/data"} <= mounts
+        if "/etc/uniqueid/config.cfg" in mounts:
+            file = path / "config.cfg"
+            file.write_text(config["config.cfg"])
+            made.options.append(f"--volume={file}:/etc/uniqueid/config.cfg:ro")
+        return made
+
+    for spec in pod["initContainers"]:
+        init = box(spec)
+        answer = init.run()
+        init.remove()
+        assert answer.returncode == 0, answer.stderr
+    (spec,) = pod["containers"]
+    return box(spec)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {
+            "settings": {"max_range": 1000000, "allowed_modes": ["file"]},
+            "uwsgi": {"threads": 8, "options": {"log-4xx": True}},
+            "service": {"ipFamilyPolicy": "PreferDualStack"},
+        },
+    ],
+    ids=["defaults", "settings and both IP families"],
+)
+def test_what_the_chart_renders_runs(
+    image: dict[str, Any], data: Path, tmp_path: Path, values: dict[str, Any]
+) -> None:
+    """Init container, service and `helm test` of the rendered pod work in the image."""
+    box = _run_pod(values, data, tmp_path)
+    try:
+        box.start()
+        (spec,) = helm.service_pod(helm.render(values))["containers"]
+        for probe in ("startup", "readiness", "liveness"):
+            assert box.get(spec[f"{probe}Probe"]["httpGet"]["path"])[0] == 200
+        test = helm.one(helm.render(values), "Pod", "uniqueid-test")["spec"]["containers"][0]
+        arguments = [a.replace("//uniqueid:8051", f"//127.0.0.1:{box.port}") for a in test["args"]]
+        with container() as tester:
+            answer = tester.run(*arguments)
+            assert answer.returncode == 0, answer.stderr
+        with sqlite3.connect(data / "db.sqlite3") as database:
+            assert database.execute("SELECT * FROM uniqueindex").fetchall() == []
+        database.close()
+        assert box.allocate("file", 1000000 if values else 1) == (1, 1000000 if values else 1)
+        if values:
+            assert box.get("/livez", "::1")[0] == 200
+            assert box.get("/getid?range=1000001&mode=file")[0] == 400
+            assert box.get("/getid?range=1&mode=other")[0] == 400
+            assert "cores: 8" in box.logs()
+    finally:
+        box.remove()
+
+
+def test_the_image_has_what_pre_stop_needs(image: dict[str, Any]) -> None:
+    """The preStop command of the chart is in the image."""
+    values = {"database": {"existingSecret": "x"}}
+    (spec,) = helm.service_pod(helm.render(values))["containers"]
+    program = spec["lifecycle"]["preStop"]["exec"]["command"][0]
+    with container() as box:
+        box.options += [f"--entrypoint={program}"]
+        assert box.run("0").returncode == 0
