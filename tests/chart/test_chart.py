@@ -660,7 +660,6 @@ def test_alerts_ask_for_metrics_that_exist(tmp_path: Path) -> None:
     from uniqueid.metrics import Metrics
 
     metrics = Metrics()
-    metrics.watch_queue(lambda: 0)
     known = set()
     for family in metrics.registry.collect():
         suffix = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}
@@ -677,9 +676,9 @@ _QUIET = {
     f'uniqueid_counter_regressions_total{{{_OF},mode="file"}}': "0x40",
     f'uniqueid_http_requests_total{{{_OF},route="/getid",status="200"}}': "0+600x40",
     f'uniqueid_http_requests_total{{{_OF},route="/getid",status="503"}}': "0x40",
-    f'uniqueid_commit_seconds_bucket{{{_OF},le="1"}}': "0+600x40",
-    f'uniqueid_commit_seconds_bucket{{{_OF},le="5"}}': "0+600x40",
-    f'uniqueid_commit_seconds_bucket{{{_OF},le="+Inf"}}': "0+600x40",
+    f'uniqueid_commit_duration_seconds_bucket{{{_OF},le="1"}}': "0+600x40",
+    f'uniqueid_commit_duration_seconds_bucket{{{_OF},le="5"}}': "0+600x40",
+    f'uniqueid_commit_duration_seconds_bucket{{{_OF},le="+Inf"}}': "0+600x40",
     f'uniqueid_next_id{{{_OF},mode="file"}}': "1000+1x40",
 }
 _LOUD = {
@@ -690,7 +689,7 @@ _LOUD = {
     "UniqueIDRefuses": {
         f'uniqueid_http_requests_total{{{_OF},route="/getid",status="503"}}': "0+60x40"
     },
-    "UniqueIDSlow": {f'uniqueid_commit_seconds_bucket{{{_OF},le="1"}}': "0x40"},
+    "UniqueIDSlow": {f'uniqueid_commit_duration_seconds_bucket{{{_OF},le="1"}}': "0x40"},
     "UniqueIDNearlyExhausted": {f'uniqueid_next_id{{{_OF},mode="file"}}': "8.5e18x40"},
 }
 
