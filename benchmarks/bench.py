@@ -27,10 +27,28 @@ TARGET = "/getid?range=1&mode=file"
 
 
 class OneTransaction(servers.Service):
-    """The service with each request a transaction of its own."""
+    """The service's own store, but each request a transaction of its own."""
+
+    module = "one_transaction"
 
     def command(self) -> list[str]:
-        return [*super().command(), "--pythonpath", str(HERE), "--module", "one_transaction"]
+        return [*super().command(), "--pythonpath", str(HERE), "--module", self.module]
+
+
+class PlainPony(OneTransaction):
+    """A route that bumps a counter in a transaction of Pony's."""
+
+    module = "plain_pony"
+
+
+OURS = "group commit"
+BASE = "plain Pony, one transaction"
+CONTESTANTS = {
+    OURS: servers.Service,
+    "this store, one transaction": OneTransaction,
+    BASE: PlainPony,
+}
+"""Behind the same HTTP and the same uWSGI settings."""
 
 
 @dataclass
@@ -109,9 +127,7 @@ def main() -> int:
         stack.callback(postgresql.remove)
         postgresql.start()
         directory = stack.enter_context(tempfile.TemporaryDirectory())
-        for number, (name, make) in enumerate(
-            [("group commit", servers.Service), ("one transaction a request", OneTransaction)]
-        ):
+        for number, (name, make) in enumerate(CONTESTANTS.items()):
             urls = {
                 "SQLite": f"sqlite:///{directory}/{number}.sqlite3",
                 "MariaDB": mariadb.url(mariadb.new_database()),
@@ -134,13 +150,11 @@ def main() -> int:
 def report(contestants: list[Contestant], file: str | None) -> int:
     """Print the table; the exit status."""
     base = {
-        item.database: statistics.median(item.rates)
-        for item in contestants
-        if item.name != "group commit"
+        item.database: statistics.median(item.rates) for item in contestants if item.name == BASE
     }
     rows = []
     print(
-        f"{'database':<11} {'contestant':<26} {'requests/s':>10} {'ratio':>6} {'spread':>13}",
+        f"{'database':<11} {'contestant':<28} {'requests/s':>10} {'ratio':>6} {'spread':>13}",
         end="",
     )
     print(f" {'p99 ms':>7} {'proved':>8} {'duplicates':>10} {'errors':>7}")
@@ -161,13 +175,13 @@ def report(contestants: list[Contestant], file: str | None) -> int:
         rows.append(row)
         spread = f"{row['ratio_lowest']}..{row['ratio_highest']}"
         print(
-            f"{item.database:<11} {item.name:<26} {row['requests_per_second']:>10}"
+            f"{item.database:<11} {item.name:<28} {row['requests_per_second']:>10}"
             f" {row['ratio']:>6} {spread:>13} {row['p99_ms']:>7} {item.answers:>8}"
             f" {item.duplicates:>10} {item.errors:>7}"
         )
     if file:
         Path(file).write_text(json.dumps(rows, indent=1) + "\n")
-    ours = [item for item in contestants if item.name == "group commit"]
+    ours = [item for item in contestants if item.name == OURS]
     return int(any(item.duplicates or item.errors or not item.answers for item in ours))
 
 
