@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -232,15 +233,14 @@ def test_a_signal_ends_it_after_the_accepted_requests_are_answered(
     server = built_in(tmp_path)
     with servers.running(server), ThreadPoolExecutor(8) as pool:
         server.allocate("file", 1)
-        lock = sqlite3.connect(tmp_path / "db.sqlite3", isolation_level=None)
-        lock.execute("BEGIN IMMEDIATE")
-        answers = [pool.submit(server.allocate, "file", 10) for _number in range(8)]
+        with closing(sqlite3.connect(tmp_path / "db.sqlite3", isolation_level=None)) as lock:
+            lock.execute("BEGIN IMMEDIATE")
+            answers = [pool.submit(server.allocate, "file", 10) for _number in range(8)]
 
-        servers.wait_until(lambda: servers.connections(server) >= 8, "8 requests in the server")
-        server.signal(number)
-        wait_for(server.log, "Bus STOPPING")
-        lock.execute("ROLLBACK")
-        lock.close()
+            servers.wait_until(lambda: servers.connections(server) >= 8, "8 requests in the server")
+            server.signal(number)
+            wait_for(server.log, "Bus STOPPING")
+            lock.execute("ROLLBACK")
         ranges = sorted(answer.result(servers.START_TIMEOUT) for answer in answers)
         assert ranges == [(first, first + 9) for first in range(2, 82, 10)]
         assert server.wait() == 0
@@ -359,7 +359,7 @@ server._check_address(("localhost", 8051))
 def test_an_absent_or_old_schema_is_refused() -> None:
     """The line names the command that mends it."""
     assert "pacifica-uniqueid-cmd dbsync" in refused()
-    with sqlite3.connect("db.sqlite3") as database:
+    with closing(sqlite3.connect("db.sqlite3")) as database, database:
         database.execute('CREATE TABLE uniqueindex (id VARCHAR(255) PRIMARY KEY, "index" INTEGER)')
     lines = run().stderr.splitlines()
     assert "pacifica-uniqueid-cmd dbsync" in lines[-1]

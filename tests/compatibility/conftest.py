@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def old_database(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> O
     file = tmp_path / "db.sqlite3"
 
     def sql(text: str) -> str:
-        with sqlite3.connect(file) as database:
+        with closing(sqlite3.connect(file)) as database, database:
             rows = database.execute(text).fetchall()
         return "\n".join("\t".join(str(value) for value in row) for row in rows)
 
