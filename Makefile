@@ -67,7 +67,7 @@ $(VENV)/uwsgi: $(VENV)/bin/python
 	@$(BIN)/pip -q --disable-pip-version-check install --no-cache-dir uwsgi
 	@touch $@
 
-$(VENV)/run: $(VENV)/wheel $(VENV)/uwsgi
+$(VENV)/run: $(VENV)/uwsgi $(VENV)/wheel
 	@$(BIN)/pip -q --disable-pip-version-check install "$$(echo $(VENV)/dist/*.whl)[postgresql,docs]"
 	@touch $@
 
