@@ -155,7 +155,17 @@ FEATURES: dict[str, Values] = {
                 "alertLabels": {"team": "science"},
                 "extraRules": [{"record": "uniqueid:up", "expr": "up"}],
             },
+            "dashboard": {"enabled": True, "namespace": "monitoring"},
         }
+    },
+    "tokens": {
+        "tokens": {"existingSecret": "ids", "allocationKey": "allocate", "statusKey": "status"},
+        "metrics": {
+            "serviceMonitor": {
+                "enabled": True,
+                "authorization": {"credentials": {"name": "ids-plain", "key": "status"}},
+            }
+        },
     },
     "no dbsync": {"dbsync": {"mode": "none"}},
 }
@@ -215,6 +225,14 @@ def _ingress(**annotations: str) -> Values:
 
 # Each with what the sentence must say: the cause, and what to set.
 REFUSED: dict[str, tuple[Values, tuple[str, ...]]] = {
+    "tokens without a key": (
+        {"tokens": {"existingSecret": "ids"}},
+        ("tokens.existingSecret is ids", "set tokens.allocationKey"),
+    ),
+    "tokens without a Secret": (
+        {"tokens": {"statusKey": "status"}},
+        ("without a Secret", "set tokens.existingSecret"),
+    ),
     "replicas": ({"replicas": 2}, ("replicas is 2", "SQLite", "set replicas to 1")),
     "autoscaling": (
         {"autoscaling": {"enabled": True}},

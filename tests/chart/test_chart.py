@@ -655,6 +655,40 @@ def _rules(path: Path) -> Path:
     return file
 
 
+def test_the_dashboard_is_the_shipped_one() -> None:
+    """In a ConfigMap with the label that Grafana's sidecar looks for."""
+    manifests = helm.render(cases.FEATURES["metrics"])
+    (found,) = [
+        manifest
+        for manifest in manifests
+        if manifest["kind"] == "ConfigMap" and "uniqueid.json" in manifest["data"]
+    ]
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert found["metadata"]["namespace"] == "monitoring"
+    shipped = (helm.CHART / "dashboards" / "uniqueid.json").read_text()
+    assert json.loads(found["data"]["uniqueid.json"]) == json.loads(shipped)
+
+
+def test_tokens_come_from_a_secret_and_follow_it() -> None:
+    """Mounted as a whole, for a file of its own would not change with the Secret."""
+    manifests = helm.render(cases.FEATURES["tokens"])
+    pod = helm.one(manifests, "Deployment")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    environment = {item["name"]: item.get("value") for item in container["env"]}
+    assert environment["UNIQUEID_AUTH_TOKENS_FILE"] == "/etc/uniqueid-tokens/allocate"
+    assert environment["UNIQUEID_STATUS_TOKENS_FILE"] == "/etc/uniqueid-tokens/status"
+    assert {row.variable for row in config.rows()} >= {
+        "UNIQUEID_AUTH_TOKENS_FILE",
+        "UNIQUEID_STATUS_TOKENS_FILE",
+    }
+    (mount,) = [item for item in container["volumeMounts"] if item["name"] == "tokens"]
+    assert "subPath" not in mount
+    (volume,) = [item for item in pod["volumes"] if item["name"] == "tokens"]
+    assert volume["secret"]["secretName"] == "ids"
+    monitor = helm.one(manifests, "ServiceMonitor")["spec"]["endpoints"][0]
+    assert monitor["authorization"]["credentials"]["name"] == "ids-plain"
+
+
 def test_alerts_ask_for_metrics_that_exist(tmp_path: Path) -> None:
     """Every metric in an alert is one of the service, or Prometheus' own `up`."""
     from uniqueid.metrics import Metrics

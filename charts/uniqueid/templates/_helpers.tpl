@@ -226,6 +226,16 @@ env:
   # The service only checks the tables.
   - name: UNIQUEID_DBSYNC
     value: "0"
+  {{- with $values.tokens }}
+  {{- if and .existingSecret .allocationKey }}
+  - name: UNIQUEID_AUTH_TOKENS_FILE
+    value: /etc/uniqueid-tokens/{{ .allocationKey }}
+  {{- end }}
+  {{- if and .existingSecret .statusKey }}
+  - name: UNIQUEID_STATUS_TOKENS_FILE
+    value: /etc/uniqueid-tokens/{{ .statusKey }}
+  {{- end }}
+  {{- end }}
   {{- with $values.extraEnv }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -246,6 +256,12 @@ volumeMounts:
     subPath: {{ $file }}
     readOnly: true
   {{- end }}
+  {{- if $values.tokens.existingSecret }}
+  # The whole directory: a file mounted by subPath would not follow the Secret.
+  - name: tokens
+    mountPath: /etc/uniqueid-tokens
+    readOnly: true
+  {{- end }}
   {{- with $values.extraVolumeMounts }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -264,6 +280,11 @@ volumeMounts:
 - name: config
   configMap:
     name: {{ .name }}
+{{- end }}
+{{- with .root.Values.tokens.existingSecret }}
+- name: tokens
+  secret:
+    secretName: {{ . }}
 {{- end }}
 {{- with .root.Values.extraVolumes }}
 {{ toYaml . }}

@@ -41,6 +41,14 @@
 {{- if gt (int $values.preStopSeconds) (sub (int $values.terminationGracePeriodSeconds) 60) -}}
 {{- fail (printf "terminationGracePeriodSeconds is %d: set it to at least preStopSeconds and 60 more, %d, so that accepted requests are answered" (int $values.terminationGracePeriodSeconds) (add (int $values.preStopSeconds) 60)) -}}
 {{- end -}}
+{{- with $values.tokens -}}
+{{- if and .existingSecret (not .allocationKey) (not .statusKey) -}}
+{{- fail (printf "tokens.existingSecret is %s and no key of it is named: set tokens.allocationKey, tokens.statusKey or both" .existingSecret) -}}
+{{- end -}}
+{{- if and (or .allocationKey .statusKey) (not .existingSecret) -}}
+{{- fail "tokens.allocationKey or tokens.statusKey is set without a Secret: set tokens.existingSecret" -}}
+{{- end -}}
+{{- end -}}
 {{- if and $values.httpRoute.enabled (not $values.httpRoute.parentRefs) -}}
 {{- fail "httpRoute.enabled is true without a gateway: set httpRoute.parentRefs" -}}
 {{- end -}}
