@@ -35,21 +35,6 @@ from uniqueid.client import (
 MANY = 20
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Service]:
-    """The real service, for all tests here."""
-    server = servers.Service(f"sqlite:///{tmp_path_factory.mktemp('db')}/db.sqlite3")
-    with servers.running(server):
-        yield server
-
-
-@pytest.fixture
-def proxy(service: servers.Service) -> Iterator[hostile.Proxy]:
-    """A hostile proxy in front of it."""
-    with hostile.Proxy(service.port) as proxy:
-        yield proxy
-
-
 @pytest.fixture
 def mode(request: pytest.FixtureRequest) -> str:
     """A mode that no other test uses."""

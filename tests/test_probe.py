@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import hostile
@@ -16,21 +16,6 @@ import servers
 from uniqueid import cli, probe
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Service]:
-    """The real service, for all tests here."""
-    server = servers.Service(f"sqlite:///{tmp_path_factory.mktemp('db')}/db.sqlite3")
-    with servers.running(server):
-        yield server
-
-
-@pytest.fixture
-def proxy(service: servers.Service) -> Iterator[hostile.Proxy]:
-    """A hostile proxy in front of it."""
-    with hostile.Proxy(service.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture

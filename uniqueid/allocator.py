@@ -555,9 +555,4 @@ class Allocator:
 
     def _low(self) -> dict[str, CounterRegressed]:
         """The counters below what was handed out of them."""
-        found = self._store.counters()
-        return {
-            mode: CounterRegressed(mode, found.get(mode, 1), floor)
-            for mode, floor in self._floors.items()
-            if found.get(mode, 1) < floor
-        }
+        return CounterRegressed.among(self._store.counters(), self._floors)

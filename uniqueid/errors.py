@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 MAX_ID = 2**63 - 2
@@ -99,6 +100,21 @@ class CounterRegressed(UniqueIDError):
             f" {found}, but IDs up to {expected - 1} were handed out; advance it to"
             f" {expected} or more to go on"
         )
+
+    @classmethod
+    def among(
+        cls, counters: Mapping[str, int], floors: Mapping[str, int]
+    ) -> dict[str, CounterRegressed]:
+        """The counters below the lowest ID that may still be handed out of them.
+
+        :param counters: each mode of the database and its next ID; one that is not there went
+            back to the start.
+        """
+        return {
+            mode: cls(mode, counters.get(mode, 1), floor)
+            for mode, floor in floors.items()
+            if counters.get(mode, 1) < floor
+        }
 
 
 class Overloaded(UniqueIDError):

@@ -58,7 +58,7 @@ class Watch:
     def __init__(
         self,
         store: Counters,
-        require: Callable[[], None],
+        require: Callable[[], object],
         floors: Callable[[], Mapping[str, int]] = dict,
         *,
         close_each: bool = False,
@@ -148,7 +148,7 @@ class Watch:
     def _question(self) -> Found:
         try:
             # Before the counters: what is handed out meanwhile is in the database already.
-            floors = dict(self._floors())
+            floors = self._floors()
             # First, since it makes a new connection in the place of one that was lost.
             self._store.ping()
             self._require()
@@ -164,12 +164,7 @@ class Watch:
         finally:
             if self._close_each:
                 self._store.disconnect()
-        low = {
-            mode: CounterRegressed(mode, counters.get(mode, 1), floor)
-            for mode, floor in floors.items()
-            if counters.get(mode, 1) < floor
-        }
-        return Found(counters=counters, low=low)
+        return Found(counters=counters, low=CounterRegressed.among(counters, floors))
 
     def _tell_change(self, found: Found) -> None:
         """A problem reaches the log when it begins, and not with every probe."""

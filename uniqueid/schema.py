@@ -94,15 +94,17 @@ def sync(store: Store) -> list[str]:
     raise AssertionError("unreachable")
 
 
-def require(store: Store) -> None:
+def require(store: Store) -> Found:
     """Refuse to go on with a schema this release cannot serve from.
 
+    :returns: what was found, which it can serve from.
     :raises SchemaError: which names the command that mends it.
     """
     found = inspect(store)
     _refuse_newer(found)
     if found.version is None or found.version[0] < CURRENT[0] or found.narrow:
         raise SchemaError(str(found), SYNC)
+    return found
 
 
 def check(store: Store, *, equal: bool = False) -> None:
@@ -110,8 +112,7 @@ def check(store: Store, *, equal: bool = False) -> None:
 
     :raises SchemaError: when it does not.
     """
-    require(store)
-    found = inspect(store)
+    found = require(store)
     if equal and found.version != CURRENT:
         raise SchemaError(str(found), "this release has version {}.{}, ".format(*CURRENT) + SYNC)
 

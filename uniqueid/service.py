@@ -69,8 +69,7 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
     metrics = Metrics(configuration.database.kind)
     store = make_store(configuration, on_retry=metrics.retried)
     store.connect(settings.connect_attempts, settings.connect_wait)
-    schema.require(store)
-    version = "{}.{}".format(*(schema.inspect(store).version or (0, 0)))
+    version = "{}.{}".format(*(schema.require(store).version or (0, 0)))
     store.disconnect()
     allocator = Allocator(
         store,

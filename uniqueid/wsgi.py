@@ -13,6 +13,11 @@ import sys
 from uniqueid import logs, service
 from uniqueid.errors import UniqueIDError
 
+try:
+    import uwsgi
+except ImportError:  # another server
+    uwsgi = None
+
 log = logging.getLogger("uniqueid")
 
 # uWSGI's own code for an application that failed to load: with it, the master ends as well
@@ -21,11 +26,7 @@ _FAILED_APP = 22
 
 
 def _refuse_more_processes() -> None:
-    try:
-        import uwsgi
-    except ImportError:  # another server
-        return
-    if uwsgi.numproc > 1:
+    if uwsgi is not None and uwsgi.numproc > 1:
         raise UniqueIDError(
             f"uWSGI was told to run {uwsgi.numproc} processes: set processes = 1 (-p 1). One"
             " process holds the queue and the memory of what was handed out; its threads serve"
@@ -34,11 +35,7 @@ def _refuse_more_processes() -> None:
 
 
 def _threads() -> int:
-    try:
-        import uwsgi
-    except ImportError:  # another server
-        return 64
-    return int(uwsgi.opt.get("threads", 1))
+    return 64 if uwsgi is None else int(uwsgi.opt.get("threads", 1))
 
 
 def _build() -> service.Service:
@@ -53,9 +50,7 @@ def _build() -> service.Service:
 
 _service = _build()
 application = _service.app
-try:
-    import uwsgi
-except ImportError:
+if uwsgi is None:
     atexit.register(_service.allocator.close, 30)
 else:
     # Its threads are started after the fork, where threads survive.

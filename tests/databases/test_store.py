@@ -213,42 +213,6 @@ def kill_sessions(direct: Direct, kind: str, request: pytest.FixtureRequest) -> 
         )
 
 
-def test_a_lock_that_is_lost_before_the_update_gives_no_range_twice(
-    direct: Direct,
-    make_store: Callable[..., Direct],
-    kind: str,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The session is killed exactly between reading and writing, and another takes the range.
-
-    Pony by itself reconnects there and writes what it had worked out from the old value.
-    """
-    if kind == "sqlite":
-        # One file, no session that could be lost: the lock is the process's own.
-        assert direct.first("file", 10) == 1
-        return
-    direct.first("file", 10)
-    rival = make_store()
-    ranges: list[tuple[int, int]] = []
-    original = direct.store.database.execute
-    killed = False
-
-    def execute(sql: str, *arguments: Any) -> Any:
-        nonlocal killed
-        if sql.startswith("UPDATE") and not killed:
-            killed = True
-            kill_sessions(direct, kind, request)
-            ranges.append((apart(rival, "first", "file", 5), 5))
-        return original(sql, *arguments)
-
-    monkeypatch.setattr(direct.store.database, "execute", execute)
-    ranges.append((direct.first("file", 10), 10))
-    assert killed
-    assert sorted(ranges) == [(11, 5), (16, 10)]
-    assert rival.store.counters() == {"file": 26}
-
-
 def test_the_update_is_guarded_even_on_a_new_connection(direct: Direct) -> None:
     """Were the lock lost unseen, a counter that has moved is not overwritten."""
     direct.first("file", 10)
