@@ -24,7 +24,7 @@ class Cause(Enum):
     DEADLOCK = "deadlock"
     LOCK_TIMEOUT = "lock_timeout"
     DUPLICATE_KEY = "duplicate_key"
-    """Two processes used a mode for the first time."""
+    """Two processes used a mode, or made a table, for the first time."""
     NOT_STORABLE = "not_storable"
     """A text which the database's character set or column cannot hold."""
     LOST_UPDATE = "lost_update"
@@ -61,7 +61,9 @@ _POSTGRESQL = {
     "40001": Cause.SERIALIZATION,
     "40P01": Cause.DEADLOCK,
     **dict.fromkeys(("55P03", "57014"), Cause.LOCK_TIMEOUT),
-    "23505": Cause.DUPLICATE_KEY,
+    # unique_violation, and what CREATE ... IF NOT EXISTS says when another process makes the same
+    # table, or its type, at the same moment
+    **dict.fromkeys(("23505", "42P07", "42710"), Cause.DUPLICATE_KEY),
     **dict.fromkeys(("22001", "22003", "22021", "22P05"), Cause.NOT_STORABLE),
 }
 _SQLITE = {

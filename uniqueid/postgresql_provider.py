@@ -98,7 +98,9 @@ class PostgreSQLProvider(postgres.PGProvider):  # type: ignore[misc]
 
     @wrap_dbapi_exceptions  # type: ignore[untyped-decorator]
     def set_transaction_mode(self, connection: Any, cache: Any) -> None:
-        serializable = cache.db_session is not None and cache.db_session.serializable
-        if connection.autocommit is serializable:
-            connection.autocommit = not serializable
-        cache.in_transaction = serializable
+        session = cache.db_session
+        # Otherwise DDL would commit step by step.
+        transaction = session is not None and (session.serializable or session.ddl)
+        if connection.autocommit is transaction:
+            connection.autocommit = not transaction
+        cache.in_transaction = transaction

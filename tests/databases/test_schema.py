@@ -9,7 +9,7 @@ import pytest
 from pony.orm import db_session
 
 from uniqueid import schema
-from uniqueid.errors import SchemaError
+from uniqueid.errors import DatabaseUnavailable, SchemaError
 
 from .conftest import Direct
 
@@ -109,3 +109,19 @@ def test_several_processes_may_sync_at_once(bare: Direct) -> None:
         list(pool.map(sync, range(4)))
     schema.check(bare.store, equal=True)
     assert bare.first("file") == 1
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_sync_that_fails_leaves_nothing_behind(
+    bare: Direct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where DDL is transactional, all steps and the record of them commit together."""
+
+    def fail(*_arguments: object) -> None:
+        raise ZeroDivisionError
+
+    create, record = schema._MIGRATIONS[0], schema._MIGRATIONS[-1]
+    monkeypatch.setattr(schema, "_MIGRATIONS", [create, (*record[:2], fail)])
+    with pytest.raises(DatabaseUnavailable):
+        schema.sync(bare.store)
+    assert schema.inspect(bare.store).version is None
