@@ -13,6 +13,7 @@ import os
 import subprocess
 import tarfile
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,9 @@ import sys
 from pacifica.ingest.tasks import INGEST_APP
 INGEST_APP.conf.task_always_eager = True
 INGEST_APP.conf.task_eager_propagates = True
+# As a worker does before its first task: Celery binds tasks at their first use, and of two requests
+# that come at once the second meets one which is bound by half.
+INGEST_APP.finalize()
 from pacifica.ingest.__main__ import main
 main(sys.argv[1:])
 """
@@ -167,8 +171,14 @@ class Ingest(servers.Process):
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}", content, {"Content-Type": content_type}
         )
-        with urllib.request.urlopen(request, timeout=servers.START_TIMEOUT) as response:
-            answer: dict[str, Any] = json.load(response)
+        try:
+            with urllib.request.urlopen(request, timeout=servers.START_TIMEOUT) as response:
+                answer: dict[str, Any] = json.load(response)
+        except urllib.error.HTTPError as error:
+            with error:
+                said = error.read().decode(errors="replace")
+            log = self.log.read_text(errors="replace")
+            raise AssertionError(f"Ingest answered {error.code}: {said}\n{log[-8000:]}") from None
         return answer
 
 
