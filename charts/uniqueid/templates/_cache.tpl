@@ -63,8 +63,7 @@ haproxy.org/response-set-header: |
   {{ $name }} {{ $value | quote }}
   {{- end }}
 # Only when the request was never sent.
-haproxy.org/backend-config-snippet: |
-  retry-on conn-failure
+haproxy.org/backend-config-snippet: retry-on conn-failure
 {{- end }}
 {{- end -}}
 
@@ -74,8 +73,7 @@ haproxy.org/backend-config-snippet: |
 traefik.ingress.kubernetes.io/service.serverstransport: {{ .Release.Namespace }}-{{ include "uniqueid.fullname" . }}@kubernetescrd
 {{- end }}
 {{- if include "uniqueid.controller" (dict "root" . "name" "haproxy") }}
-haproxy.org/backend-config-snippet: |
-  retry-on conn-failure
+haproxy.org/backend-config-snippet: retry-on conn-failure
 {{- end }}
 {{- if eq .Values.ingress.controller "none" }}
 konghq.com/retries: "0"
