@@ -70,11 +70,11 @@ def make_base() -> None:
     buildah("tag", stamp, BASE)
 
 
-def build() -> None:
-    """Make the image as `make image` does, with what this machine's pip needs lent to it."""
-    make_base()
+@contextlib.contextmanager
+def loans() -> Iterator[list[str]]:
+    """Options of a build that lend it what this machine's pip needs, and take no other base."""
     with tempfile.TemporaryDirectory() as directory:
-        options = ["--isolation=chroot", "--network=host", "--pull-never"]
+        options = ["--isolation=chroot", "--network=host", "--pull=never"]
         certificates = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
         if certificates:
             # Where pip's requests look in the image, whatever its own pip.conf says.
@@ -83,11 +83,23 @@ def build() -> None:
             configuration = Path(directory) / "pip.conf"
             configuration.write_text(f"[global]\ncert = {target}\n")
             options.append(f"--volume={configuration}:/etc/pip.conf:ro")
-        call(
-            *["make", "image", f"IMAGE={IMAGE}", f"IMAGE_ARGS={' '.join(options)}"],
+        yield options
+
+
+def make_image(image: str, **environment: str) -> str:
+    """`make image` under a name; what it prints."""
+    with loans() as options:
+        return call(
+            *["make", "image", f"IMAGE={image}", f"IMAGE_ARGS={' '.join(options)}"],
             cwd=CHECKOUT,
-            env={**os.environ, "CONTAINER_TOOL": f"buildah {' '.join(STORAGE)}", "IMAGE": IMAGE},
+            env={**os.environ, "IMAGE": image, **environment},
         )
+
+
+def build() -> None:
+    """Make the image as `make image` does."""
+    make_base()
+    make_image(IMAGE, CONTAINER_TOOL=f"buildah {' '.join(STORAGE)}")
 
 
 def inspect() -> dict[str, Any]:

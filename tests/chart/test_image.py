@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import json
+import os
 import re
+import shlex
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -83,6 +87,50 @@ def test_the_image_is_small_and_says_what_it_is(
         )
     assert own < 25
     assert layers < 12
+
+
+@pytest.mark.parametrize("tool", ["podman", "buildah"])
+def test_make_image_takes_the_tool_that_is_there(
+    image: dict[str, Any], tmp_path: Path, tool: str
+) -> None:
+    """With nothing but podman, or buildah, on the path, `make image` builds the same with it."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("make", "sh", "sed", "git", "date", "dirname"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    options = (PODMAN if tool == "podman" else ["buildah", *containers.STORAGE])[1:]
+    command = shlex.join([str(shutil.which(tool)), *options])
+    log = tmp_path / "log"
+    # The real program, with its own path and this test's storage.
+    (programs / tool).write_text(
+        f'#!/bin/sh\necho "$1" >>{log}\nPATH={shlex.quote(os.environ["PATH"])} exec {command} "$@"\n'
+    )
+    (programs / tool).chmod(0o755)
+    name = f"localhost/uniqueid-{tool}:test"
+    containers.make_image(name, PATH=str(programs))
+    try:
+        assert log.read_text().split() == ["info", "build"]
+        made = json.loads(containers.podman("image", "inspect", name))[0]
+        assert made["Config"] == image["Config"]
+        assert made["RootFS"] == image["RootFS"]
+        assert made["Healthcheck"] == image["Healthcheck"]
+    finally:
+        containers.podman("image", "rm", name)
+
+
+def test_make_image_says_what_to_install(tmp_path: Path) -> None:
+    """Without any of the tools it ends with one line that names them."""
+    for name in ("make", "sh", "sed", "git", "date", "dirname"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    answer = subprocess.run(
+        [str(shutil.which("make")), "image"],
+        cwd=CHECKOUT,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode != 0
+    assert "install docker, podman or buildah\n" in answer.stderr
 
 
 def test_the_image_has_no_tools_to_build_with(image: dict[str, Any]) -> None:
