@@ -102,9 +102,8 @@ def test_make_image_takes_the_tool_that_is_there(
     command = shlex.join([str(shutil.which(tool)), *options])
     log = tmp_path / "log"
     # The real program, with its own path and this test's storage.
-    (programs / tool).write_text(
-        f'#!/bin/sh\necho "$1" >>{log}\nPATH={shlex.quote(os.environ["PATH"])} exec {command} "$@"\n'
-    )
+    path = shlex.quote(os.environ["PATH"])
+    (programs / tool).write_text(f'#!/bin/sh\necho "$1" >>{log}\nPATH={path} exec {command} "$@"\n')
     (programs / tool).chmod(0o755)
     name = f"localhost/uniqueid-{tool}:test"
     containers.make_image(name, PATH=str(programs))
