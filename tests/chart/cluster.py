@@ -335,6 +335,8 @@ class Cluster:
                 data = made.setdefault("data", {})
                 for name, text in made.pop("stringData").items():
                     data[name] = base64.b64encode(text.encode()).decode()
+            if kind == "Deployment":
+                made["spec"].setdefault("replicas", 1)
             if kind == "Service":
                 before = old["spec"] if old else {"clusterIP": "10.0.0.10"}
                 made["spec"].setdefault("clusterIP", before["clusterIP"])
@@ -390,6 +392,8 @@ class Cluster:
         kind = found["kind"]
         if kind == "PersistentVolumeClaim":
             self._settle(key, {"phase": "Bound"})
+        elif kind == "Service" and found["spec"].get("type") == "LoadBalancer":
+            self._settle(key, {"loadBalancer": {"ingress": [{"ip": "10.0.0.20"}]}})
         elif kind == "Namespace":
             self._settle(key, {"phase": "Active"})
             self.put(
@@ -644,6 +648,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                     known = {"groupVersion": f"{group}/{version}", "version": version}
                     found.append({"name": group, "versions": [known], "preferredVersion": known})
             self._answer(200, {"kind": "APIGroupList", "apiVersion": "v1", "groups": found})
+        elif path == "/openapi/v2":
+            # An empty protocol buffer: kubectl leaves the checks to the server, which makes them.
+            self._answer(200, "", "application/com.github.proto-openapi.spec.v2.v1.0+protobuf")
         elif path == "/openapi/v3":
             bases = {group: f"apis/{group}" if group else "api" for group in groups}
             paths = {
@@ -703,6 +710,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         key = (group, plural, namespace, name)
         if self.command == "GET" and found["sub"] == "log":
             self._answer(200, self.cluster.log(namespace, name), "text/plain")
+        elif found["sub"] == "scale":
+            self._scale(key, body)
         elif self.command == "GET" and name:
             self._answer(200, self._one(key))
         elif self.command == "GET":
@@ -723,8 +732,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._answer(200, self.cluster.write(key, sent))
         elif self.command == "PATCH":
             how = self.headers["Content-Type"]
-            if found["sub"] == "scale":
-                how = "application/merge-patch+json"
             manager = self.query.get("fieldManager", "")
             status, made = self.cluster.patch(key, row, how, body, manager)
             self._answer(status, made)
@@ -732,6 +739,21 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(200, self.cluster.delete(key))
         else:
             raise Refused(405, "MethodNotAllowed", f"{self.command} {path}")
+
+    def _scale(self, key: tuple[str, str, str, str], body: bytes) -> None:
+        with self.cluster._changed:
+            deployment = self._one(key)
+            if self.command != "GET":
+                deployment["spec"]["replicas"] = json.loads(body)["spec"]["replicas"]
+                deployment = self.cluster.write(key, deployment)
+        known = ("name", "namespace", "uid", "resourceVersion")
+        scale = {
+            "apiVersion": "autoscaling/v1",
+            "kind": "Scale",
+            "metadata": {name: deployment["metadata"][name] for name in known},
+            "spec": {"replicas": deployment["spec"]["replicas"]},
+        }
+        self._answer(200, scale)
 
     def _sent(self, body: bytes) -> Object:
         if self.headers["Content-Type"] == "application/vnd.kubernetes.protobuf":

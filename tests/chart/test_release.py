@@ -264,17 +264,19 @@ def test_every_documented_command_of_helm_and_kubectl_works(user: User) -> None:
     found = [command for command in commands() if not any(word.isupper() for word in command)]
     assert sum(command[0] == "helm" for command in found) > 5
     assert sum(command[0] == "kubectl" for command in found) > 4
+    user.secret("uniqueid-database", password="x")
+    user.secret("tokens", allocate="x")
+    user.helm("install", "uniqueid", str(CHART))
+    user.helm("upgrade", "uniqueid", str(CHART))
     for program, *arguments in found:
-        if not arguments or arguments in (["install"], ["upgrade"], ["test"]):
+        if not arguments[1:]:
             # Only named in a sentence.
             assert user.run(program, *arguments, "--help").returncode == 0
             continue
-        user.run("helm", "uninstall", "uniqueid", "--wait")
         if arguments[0] == "install":
-            user.secret("uniqueid-database", password="x")
-        elif program == "helm" or arguments[0] == "scale":
-            user.install()
-            user.install("upgrade")
+            user.helm("uninstall", "uniqueid")
+        if arguments[:2] == ["create", "secret"]:
+            user.cluster.objects.pop(("", "secrets", "science", arguments[3]), None)
         answer = user.run(program, *arguments)
         if arguments[0] in STREAMS:
             # It got as far as to ask for the stream, which no flag that it does not know does.
@@ -282,8 +284,9 @@ def test_every_documented_command_of_helm_and_kubectl_works(user: User) -> None:
             assert "Usage:" not in answer.stderr, (arguments, answer.stderr)
         else:
             assert answer.returncode == 0, (arguments, answer.stderr)
-        user.cluster.objects.pop(("", "secrets", "science", "uniqueid-database"), None)
         assert user.cluster.stuck == []
+        if arguments[0] == "uninstall":
+            user.helm("install", "uniqueid", str(CHART))
 
 
 def test_every_documented_value_exists() -> None:
@@ -344,22 +347,25 @@ def _e2e(user: User, monkeypatch: pytest.MonkeyPatch, mysql: str | None) -> e2e.
     )
 
 
-@pytest.mark.parametrize("mysql", [None, "docker.io/library/mariadb:11"], ids=["sqlite", "mysql"])
+@pytest.mark.parametrize(
+    ("major", "mysql"), [(3, None), (4, "docker.io/library/mariadb:11")], ids=["sqlite", "mysql"]
+)
 def test_the_run_on_a_cluster_gets_to_its_end(
-    user: User,
     service: servers.Service,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    major: int,
     mysql: str | None,
 ) -> None:
     """Every command of tests/e2e does what it is for, and the namespace goes with everything."""
-    user.cluster.run = Loads(service)
-    run = _e2e(user, monkeypatch, mysql)
-    run.run()
+    with cluster.Cluster(run=Loads(service)) as empty:
+        run = _e2e(User(empty, tmp_path, major), monkeypatch, mysql)
+        run.run()
     assert "none of them twice" in capsys.readouterr().out
     assert len(run.ranges) > 4
-    assert user.cluster.stuck == []
-    assert not [key for key in user.cluster.objects if run.namespace in key]
+    assert empty.stuck == []
+    assert not [key for key in empty.objects if run.namespace in key]
 
 
 def test_the_run_on_a_cluster_finds_ids_that_come_twice(
