@@ -103,9 +103,14 @@ def models() -> Path:
 
 def custom_problems(manifests: list[Manifest]) -> list[str]:
     """What is wrong with custom resources: unknown fields, wrong types, values out of bounds."""
+    return _custom_problems(json.dumps(manifests))
+
+
+@functools.cache
+def _custom_problems(manifests: str) -> list[str]:
     answer = subprocess.run(
         ["node", models() / "check.mjs"],
-        input=json.dumps(manifests),
+        input=manifests,
         capture_output=True,
         text=True,
     )

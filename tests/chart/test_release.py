@@ -7,7 +7,6 @@ all that it names exists.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import re
@@ -70,9 +69,8 @@ class User:
         return answer.stdout
 
     def install(self, verb: str = "install", values: object = None, chart: Path = CHART) -> str:
-        """Install or upgrade, and wait until it is ready."""
-        wait = ("--wait", "--timeout", "100s")
-        return self.helm(verb, "uniqueid", str(chart), *wait, values=values)
+        """Install or upgrade, without a wait: in this cluster everything is ready at once."""
+        return self.helm(verb, "uniqueid", str(chart), values=values)
 
     def template(self) -> Any:
         """The template of the service's pods."""
@@ -103,7 +101,9 @@ def left(where: cluster.Cluster) -> set[tuple[str, str]]:
 
 def test_a_release_comes_changes_and_goes_but_for_its_counters(user: User) -> None:
     """Install, test, upgrade, roll back, uninstall, install again: always on the same claim."""
-    assert "helm -n science test uniqueid" in user.install()
+    wait = ("--wait", "--timeout", "100s")
+    notes = user.helm("install", "uniqueid", str(CHART), *wait)
+    assert "helm -n science test uniqueid" in notes
     assert {one for one in left(user.cluster) if one[0] != "Secret"} == {
         ("Deployment", "uniqueid"),
         ("PersistentVolumeClaim", "uniqueid-data"),
@@ -154,15 +154,14 @@ def test_an_upgrade_to_another_version_of_the_chart_is_accepted(user: User, tmp_
         assert new["metadata"]["labels"] != old["metadata"]["labels"]
 
 
-@pytest.mark.parametrize("database", ["mysql", "pg"])
-def test_everything_at_once_is_accepted(user: User, database: str) -> None:
+def test_everything_at_once_is_accepted(user: User) -> None:
     """With every feature on, the API server accepts all of it, custom resources included."""
     for name in ("counters", "ids", "ca", "more"):
         user.secret(name, password="x", allocate="y", status="z")
     user.cluster.create_namespace("monitoring")
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "other"}}
     user.cluster.put(account)
-    user.install(values=cases.everything(cases.MYSQL if database == "mysql" else cases.POSTGRESQL))
+    user.install(values=cases.everything(cases.MYSQL if user.major == 3 else cases.POSTGRESQL))
     kinds = {kind for kind, _name in left(user.cluster)}
     assert kinds >= {"HTTPRoute", "ServiceMonitor", "PrometheusRule", "HorizontalPodAutoscaler"}
 
@@ -218,11 +217,6 @@ def test_the_route_says_retry_where_the_cluster_knows_the_field(user: User, know
     (rule,) = found["spec"]["rules"]
     assert rule.get("retry") == ({"attempts": 0} if known else None)
     assert ("does not say that requests are not repeated" in said) != known
-    forced = {"httpRoute": {**route, "retryField": not known}}
-    user.install("upgrade", forced)
-    found = user.cluster.get("HTTPRoute", "uniqueid")
-    assert found is not None
-    assert ("retry" in found["spec"]["rules"][0]) != known
 
 
 # -- the documentation ---------------------------------------------------------------------------
@@ -259,8 +253,13 @@ def commands() -> Iterator[list[str]]:
 STREAMS = ("exec", "port-forward")
 
 
-def test_every_documented_command_of_helm_and_kubectl_works(user: User) -> None:
+def test_every_documented_command_of_helm_and_kubectl_works(tmp_path: Path) -> None:
     """Each runs as it stands, after an installation; what needs a running pod is understood."""
+    with cluster.Cluster() as empty:
+        _type_all(User(empty, tmp_path, 4))
+
+
+def _type_all(user: User) -> None:
     found = [command for command in commands() if not any(word.isupper() for word in command)]
     assert sum(command[0] == "helm" for command in found) > 5
     assert sum(command[0] == "kubectl" for command in found) > 4
@@ -303,7 +302,9 @@ def test_every_documented_value_exists() -> None:
             r"--set(?:-string)? (\S+)", text
         ):
             path = re.match(r"'?([A-Za-z]\w*(?:\.\w+)+)(?:\[0\]\S*)?(?:=|$|')", words)
-            if path and path[1].split(".")[0] in values and "/" not in words:
+            # metrics.py is a file.
+            file = re.search(r"/|\.(py|md|ya?ml|json|ini|cfg|tpl)$", words)
+            if path and not file and path[1].split(".")[0] in values:
                 named.add(path[1])
     assert len(named) > 60
     for path in sorted(named):
@@ -372,17 +373,14 @@ def test_the_run_on_a_cluster_finds_ids_that_come_twice(
     service: servers.Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A service that starts at 1 again, as after a lost volume, breaks the run."""
-    with cluster.Cluster() as empty, contextlib.ExitStack() as stack:
-        user = User(empty, tmp_path, 4)
-        loads = Loads(service)
-        run = _e2e(user, monkeypatch, None)
-
-        def each(pod: Any) -> tuple[int, str]:
-            fresh = servers.Service(f"sqlite:///{tmp_path}/{pod['metadata']['name']}.sqlite3")
-            stack.enter_context(servers.running(fresh))
-            loads.service = fresh
-            return loads(pod)
-
-        empty.run = each
+    loads = Loads(service)
+    fresh = servers.Service(f"sqlite:///{tmp_path}/fresh.sqlite3")
+    with cluster.Cluster(run=loads) as empty, servers.running(fresh):
+        run = _e2e(User(empty, tmp_path, 4), monkeypatch, None)
+        empty.create_namespace(run.namespace)
+        run.start_load("load-before")
+        run.finish_load("load-before", may_fail=False)
+        loads.service = fresh
+        run.start_load("load-after")
         with pytest.raises(e2e.Broken, match="handed out before, and now again"):
-            run.run()
+            run.finish_load("load-after", may_fail=False)
