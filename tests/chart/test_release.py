@@ -230,7 +230,7 @@ def commands() -> Iterator[list[str]]:
     """Every command line of the pages that is for Helm or kubectl, in blocks and in sentences."""
     for page in PAGES:
         text = page.read_text()
-        for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+        for block in re.findall(r"```(?:console|sh)\n(.*?)```", text, re.DOTALL):
             lexer = shlex.shlex(block.replace("\\\n", " "), posix=True, punctuation_chars="|>&;\n")
             lexer.whitespace = " \t"
             lexer.whitespace_split = True
