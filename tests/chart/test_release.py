@@ -70,7 +70,7 @@ class User:
 
     def install(self, verb: str = "install", values: object = None, chart: Path = CHART) -> str:
         """Install or upgrade, without a wait: in this cluster everything is ready at once."""
-        return self.helm(verb, "uniqueid", str(chart), values=values)
+        return self.helm(verb, "uniqueid", str(chart), "--timeout", "100s", values=values)
 
     def template(self) -> Any:
         """The template of the service's pods."""
