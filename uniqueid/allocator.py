@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -24,9 +25,11 @@ from uniqueid.errors import (
     DatabaseUnavailable,
     ModeBusy,
     Overloaded,
+    Unexpected,
     UniqueIDError,
 )
 from uniqueid.logs import Event
+from uniqueid.trouble import Troubles
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +154,7 @@ class Allocator:
         (``on_regression = advance``), or every request is refused until that was done by hand.
     :param crowd: how many callers may wait for longer than a second. Each holds a thread of the
         server, which needs some for /livez, /readyz and /metrics just when the database hangs.
+    :param troubles: where it is told that the database is away; shared with the watch.
     """
 
     def __init__(
@@ -163,9 +167,11 @@ class Allocator:
         repair: bool = True,
         crowd: int | None = None,
         observer: Observer | None = None,
+        troubles: Troubles | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
+        self._troubles = troubles or Troubles()
         self._timeout = request_timeout
         self._queue_size = queue_size
         self._batch_size = batch_size
@@ -180,6 +186,7 @@ class Allocator:
         self._deferred_until = 0.0
         self._floors: dict[str, int] = {}
         self._regressed: dict[str, CounterRegressed] = {}
+        self._exhausted: set[str] = set()
         self._looked = 0.0
         self._connections = 0
         self._batch = 0
@@ -278,7 +285,7 @@ class Allocator:
         """Why requests are refused at once, while the database is away."""
         down = self._down
         if down is not None:
-            return DatabaseUnavailable(down.cause)
+            return DatabaseUnavailable(down.cause, tables=down.tables)
         if self._stalled is not None and self._stalled is self._in_flight:
             return self._no_answer()
         return None
@@ -396,11 +403,13 @@ class Allocator:
                 self._look_at_all()
         except DatabaseUnavailable as error:
             self._down = error
-            failed = self._fail(batch, error) + self._fail_queued(error)
-            log.error("%s; %d requests are answered with 503", error, failed)
-        except Exception as error:
-            log.exception("a batch of %d requests failed", len(batch))
+            self._tell_down(error)
             self._fail(batch, error)
+            self._fail_queued(error)
+        except Exception:
+            reference = uuid.uuid4().hex
+            log.exception("a batch of %d requests failed, reference %s", len(batch), reference)
+            self._fail(batch, Unexpected(reference))
         finally:
             self._in_flight = None
 
@@ -428,6 +437,7 @@ class Allocator:
             )
             self._batch = sum(map(len, waiting.values()))
             seconds = self._clock() - started
+            self._tell_up()
             self._observer.committed(self._batch, seconds)
             if log.isEnabledFor(logging.DEBUG):
                 log.debug(Event("committed", batch=self._batch, duration=seconds, **_facts(totals)))
@@ -477,7 +487,11 @@ class Allocator:
                 left -= ticket.count
                 fitting.append(ticket)
             else:
-                ticket.fail(CounterExhausted(mode, ticket.count, left))
+                error = CounterExhausted(mode, ticket.count, left)
+                ticket.fail(error)
+                if mode not in self._exhausted:
+                    self._exhausted.add(mode)
+                    log.warning("%s; what does not fit is refused with 409", error)
         return {mode: fitting} if fitting else {}
 
     def _defer(self, tickets: list[_Ticket], busy: ModeBusy) -> None:
@@ -495,16 +509,28 @@ class Allocator:
 
     def _wait_for_database(self) -> None:
         """Try the database until it answers; requests are refused at once meanwhile."""
+        away = False
         while not self._closing.is_set():
             try:
                 self._store.ping()
             except DatabaseUnavailable as error:
                 self._down = error
+                away = True
                 self._closing.wait(_LOOK_AGAIN)
             else:
-                log.warning("the database answers again")
+                if away:
+                    self._tell_up()
+                # Else it answers and yet failed, as with a full disk: a transaction will tell.
                 break
         self._down = None
+
+    def _tell_down(self, error: DatabaseUnavailable) -> None:
+        trouble = self._troubles.tables if error.tables else self._troubles.database
+        trouble.found("committer", error.cause)
+
+    def _tell_up(self) -> None:
+        self._troubles.database.ended("committer")
+        self._troubles.tables.ended("committer")
 
     def _tell_regression(self, mode: str, found: int, floor: int) -> None:
         log.error(
@@ -544,14 +570,18 @@ class Allocator:
         low = self._low() if self._floors else {}
         if not low:
             return
-        for error in low.values():
-            if self._repair:
-                self._tell_regression(error.mode, error.found, error.expected)
-            else:
+        if not self._repair:
+            for error in low.values():
                 self._note_regressed(error)
-        if self._repair:
-            deadline = self._clock() + self._timeout
-            self._store.advance(dict.fromkeys(low, 0), self._floors, repair=True, deadline=deadline)
+            return
+        deadline = self._clock() + self._timeout
+        outcomes = self._store.advance(
+            dict.fromkeys(low, 0), self._floors, repair=True, deadline=deadline
+        )
+        # What could not be raised now is told when it is.
+        for outcome in outcomes.values():
+            if not isinstance(outcome, UniqueIDError) and outcome.regressed:
+                self._tell_regression(outcome.counter, outcome.found, outcome.first)
 
     def _low(self) -> dict[str, CounterRegressed]:
         """The counters below what was handed out of them."""
