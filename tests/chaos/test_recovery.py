@@ -95,9 +95,9 @@ def test_nothing_leaks_over_database_restarts(
         )
 
 
-def test_memory_is_flat_over_200_000_requests(new_url: Callable[[str], str]) -> None:
+def test_memory_is_flat_over_200_000_requests(kind: str, new_url: Callable[[str], str]) -> None:
     """What a process holds after the warm-up is what it holds after 200,000 requests more."""
-    service = servers.Service(new_url("sqlite"))
+    service = servers.Service(new_url(kind))
     with servers.running(service):
         pid = worker(service)
 
@@ -107,7 +107,7 @@ def test_memory_is_flat_over_200_000_requests(new_url: Callable[[str], str]) -> 
                 if metric(service, "uniqueid_http_requests_total") >= end:
                     return
                 subprocess.run(
-                    ["wrk", "-t1", "-c32", "-d2s", f"{service.url}/getid?range=3&mode=m"],
+                    ["wrk", "-t1", "-c64", "-d2s", f"{service.url}/getid?range=3&mode=m"],
                     check=True,
                     capture_output=True,
                 )
@@ -118,8 +118,8 @@ def test_memory_is_flat_over_200_000_requests(new_url: Callable[[str], str]) -> 
         serve(REQUESTS)
         after = resident(pid)
         NOTES.append(
-            f"memory: {before / 2**20:.1f} MiB after {WARM_UP} requests, {after / 2**20:.1f} MiB"
-            f" after {REQUESTS} more"
+            f"memory, {kind}: {before / 2**20:.1f} MiB after {WARM_UP} requests,"
+            f" {after / 2**20:.1f} MiB after {REQUESTS} more"
         )
         assert after - before < GROWTH
         assert worker(service) == pid
