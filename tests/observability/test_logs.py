@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
+import sqlite3
+import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -40,6 +44,43 @@ def test_the_log_begins_with_everything_that_counts(tmp_path: Path) -> None:
     assert (request["batch"], request["status"]) == (1, 200)
     (commit,) = [line for line in lines if line["message"] == "committed"]
     assert (commit["modes"], commit["ids"], commit["batch"]) == ("päth", 5, 1)
+
+
+GONE = "uwsgi_proto_http_parser() -> client closed connection"
+
+
+def test_while_it_serves_every_line_is_json(tmp_path: Path) -> None:
+    """uWSGI says in plain text how it starts and ends, and that a client is gone in mid-request."""
+    url = f"sqlite:///{tmp_path}/db.sqlite3"
+    with servers.running(Service(url, log_format="json", access_log="1")) as service:
+        assert isinstance(service, Service)
+        begin = len(service.log.read_text())
+        assert service.allocate("file", 1) == (1, 1)
+        assert service.get("/getid?range=x&mode=file")[0] == 400
+        assert service.get("/absent")[0] == 404
+        (tmp_path / "db.sqlite3").rename(tmp_path / "away")
+        assert service.get("/getid?range=1&mode=file", timeout=60)[0] == 503
+        (tmp_path / "away").rename(tmp_path / "db.sqlite3")
+        servers.wait_until(lambda: service.get("/readyz")[0] == 200, "ready again")
+        with closing(sqlite3.connect(tmp_path / "db.sqlite3", isolation_level=None)) as other:
+            # Clients that have gone by the time of their answer, as seen by the access log.
+            other.execute("BEGIN IMMEDIATE")
+            for _client in range(3):
+                with socket.create_connection(("127.0.0.1", service.port)) as connection:
+                    connection.sendall(b"GET /getid?range=77&mode=file HTTP/1.1\r\nHost: x\r\n\r\n")
+                    linger = struct.pack("ii", 1, 0)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            other.execute("ROLLBACK")
+        servers.wait_until(lambda: service.log.read_text().count('"range": 77') == 3, "the answers")
+        # This one is gone within its request.
+        with socket.create_connection(("127.0.0.1", service.port)) as connection:
+            connection.sendall(b"GET /getid?range=1&mode=file HTTP/1.1\r\n")
+        servers.wait_until(lambda: GONE in service.log.read_text(), "uWSGI's line about it")
+        assert service.allocate("file", 1)[0] > 1
+        written = service.log.read_text()[begin:].splitlines()
+    assert len(written) >= 5
+    assert [line for line in written if not line.startswith('{"time"')] == [GONE]
+    assert all(json.loads(line)["message"] for line in written if line != GONE)
 
 
 def test_no_password_reaches_the_log(mariadb: servers.MariaDB) -> None:
