@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+
+from uniqueid import threads
 
 PATIENCE = 10
 """Seconds that a request has to arrive in, more or less one."""
@@ -37,7 +38,7 @@ class Arrival:
     def start(self) -> None:
         """Look at the connections once a second, from a thread; without Linux' /proc never."""
         if self._ports and os.path.isdir(_DESCRIPTORS):
-            threading.Thread(target=self._run, name="arrival", daemon=True).start()
+            threads.start(self._run, "arrival")
 
     def _run(self) -> None:
         while True:
