@@ -65,8 +65,11 @@ def modes(mariadb: servers.MariaDB, cpu: int | None, load: set[int]) -> None:
             stack.callback(service.remove)
             service.start()
             script.write_text(SPREAD.replace('tonumber(os.getenv("MODES"))', str(number)))
-            # Once through all of them, so that none is new in the measurement.
-            wrk(service.url, 64, 3, load, "-s", str(script))
+            # Through all of them, so that none is new in the measurement.
+            for _ in range(60):
+                wrk(service.url, 64, 2, load, "-s", str(script))
+                if len(json.loads(service.cmd("show", "--json"))["counters"]) >= number:
+                    break
             started.append((number, service))
         for _ in range(ROUNDS):
             for number, service in started:
