@@ -24,6 +24,7 @@ from uniqueid.errors import (
     DatabaseUnavailable,
     ModeBusy,
     Overloaded,
+    Unavailable,
     UniqueIDError,
 )
 from uniqueid.logs import Event
@@ -53,7 +54,8 @@ class Advanced(Protocol):
 class Counters(Protocol):
     """The part of the store which the allocator needs; `uniqueid.store.Store` says more."""
 
-    connections: int
+    @property
+    def connections(self) -> int: ...
 
     def advance(
         self,
@@ -151,6 +153,8 @@ class Allocator:
         (``on_regression = advance``), or every request is refused until that was done by hand.
     :param crowd: how many callers may wait for longer than a second. Each holds a thread of the
         server, which needs some for /livez, /readyz and /metrics just when the database hangs.
+    :param floors: counter to the lowest ID that may still be handed out, where the store brings
+        some along from earlier (`uniqueid.fence`): one object, which both of them fill.
     """
 
     def __init__(
@@ -162,6 +166,7 @@ class Allocator:
         batch_size: int = 500,
         repair: bool = True,
         crowd: int | None = None,
+        floors: dict[str, int] | None = None,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -178,12 +183,13 @@ class Allocator:
         self._queue: SimpleQueue[_Ticket | None] = SimpleQueue()
         self._deferred: list[_Ticket] = []
         self._deferred_until = 0.0
-        self._floors: dict[str, int] = {}
+        self._fenced = floors is not None
+        self._floors: dict[str, int] = {} if floors is None else floors
         self._regressed: dict[str, CounterRegressed] = {}
         self._looked = 0.0
         self._connections = 0
         self._batch = 0
-        self._down: DatabaseUnavailable | None = None
+        self._down: Unavailable | None = None
         self._in_flight: _Flight | None = None
         self._stalled: _Flight | None = None
         self._closing = threading.Event()
@@ -207,8 +213,8 @@ class Allocator:
         :returns: the first; they end at first + count - 1. The database has them on disk.
         :raises CounterExhausted, TooManyModes, ModeNotStorable: this request can't be met.
         :raises CounterRegressed: the database went back and nobody has mended it yet.
-        :raises Overloaded, DatabaseUnavailable, Closing: not now. After the second the IDs may
-            have been taken from the counter; nobody will get them.
+        :raises Overloaded, Unavailable, Closing: not now. After the second the IDs may have been
+            taken from the counter; nobody will get them.
         """
         if self._thread is None:
             self.start()
@@ -274,11 +280,12 @@ class Allocator:
         return self._thread is None or self._thread.is_alive()
 
     @property
-    def down(self) -> DatabaseUnavailable | None:
-        """Why requests are refused at once, while the database is away."""
+    def down(self) -> Unavailable | None:
+        """Why requests are refused at once, while the database or the fence is away."""
         down = self._down
         if down is not None:
-            return DatabaseUnavailable(down.cause)
+            # One for each caller, with a traceback of its own.
+            return type(down)(down.cause)
         if self._stalled is not None and self._stalled is self._in_flight:
             return self._no_answer()
         return None
@@ -337,11 +344,15 @@ class Allocator:
     def _run(self) -> None:
         try:
             last = False
+            if self._fenced:
+                # What was handed out before the start is compared before anybody asks.
+                self._commit_guarded([])
+                self._wait_while_down()
             while not last or self._deferred:
                 batch, last = self._collect(last)
                 self._commit_guarded(batch)
-                if self._down is not None and not last:
-                    self._wait_for_database()
+                if not last:
+                    self._wait_while_down()
         finally:
             self._ended = True
             self._fail_queued(Closing())
@@ -394,7 +405,7 @@ class Allocator:
                 # A new session may have led to another server, or to one that was restored.
                 self._connections = self._store.connections
                 self._look_at_all()
-        except DatabaseUnavailable as error:
+        except Unavailable as error:
             self._down = error
             failed = self._fail(batch, error) + self._fail_queued(error)
             log.error("%s; %d requests are answered with 503", error, failed)
@@ -493,16 +504,18 @@ class Allocator:
 
     # -- what went wrong ----------------------------------------------------------------------
 
-    def _wait_for_database(self) -> None:
+    def _wait_while_down(self) -> None:
         """Try the database until it answers; requests are refused at once meanwhile."""
-        while not self._closing.is_set():
+        while self._down is not None and not self._closing.is_set():
             try:
                 self._store.ping()
-            except DatabaseUnavailable as error:
+            except Unavailable as error:
+                if type(error) is not type(self._down):
+                    log.error("%s", error)
                 self._down = error
                 self._closing.wait(_LOOK_AGAIN)
             else:
-                log.warning("the database answers again")
+                log.warning("%s", self._down.over)
                 break
         self._down = None
 
@@ -541,7 +554,7 @@ class Allocator:
 
     def _look_at_all(self) -> None:
         """Compare every counter with what was handed out of it, whoever asks for which."""
-        low = self._low() if self._floors else {}
+        low = self._low() if self._floors or self._fenced else {}
         if not low:
             return
         for error in low.values():
