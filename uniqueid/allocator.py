@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
+from uniqueid import threads
 from uniqueid.errors import (
     Closing,
     CounterExhausted,
@@ -203,8 +204,7 @@ class Allocator:
         """Start the committer, once; a process that forks does it after the fork."""
         with self._starting:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
-                self._thread.start()
+                self._thread = threads.start(self._run, "committer")
 
     def allocate(self, mode: str, count: int, facts: dict[str, object] | None = None) -> int:
         """Take `count` IDs of a mode for this caller alone.

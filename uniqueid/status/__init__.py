@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
 
-from uniqueid import __version__
+from uniqueid import __version__, threads
 from uniqueid.errors import MAX_ID
 from uniqueid.metrics import OTHER, SECONDS, Metrics
 
@@ -125,8 +125,7 @@ class History:
         with self._starting:
             if self._thread is None:
                 self.take()
-                self._thread = threading.Thread(target=self._run, name="history", daemon=True)
-                self._thread.start()
+                self._thread = threads.start(self._run, "history")
 
     def close(self, timeout: float | None = None) -> None:
         """End the thread."""
