@@ -41,10 +41,20 @@ class PlainPony(OneTransaction):
     module = "plain_pony"
 
 
+class Fenced(servers.Service):
+    """The service with the write-ahead fence, on the disk of the temporary files."""
+
+    def __init__(self, database_url: str) -> None:
+        super().__init__(database_url)
+        self.settings["fence_path"] = str(self.directory / "fence.json")
+        self.write_config()
+
+
 OURS = "group commit"
 BASE = "plain Pony, one transaction"
 CONTESTANTS = {
     OURS: servers.Service,
+    "group commit, fence": Fenced,
     "this store, one transaction": OneTransaction,
     BASE: PlainPony,
 }

@@ -250,7 +250,7 @@ BROKEN: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda content: b"",
     "truncated": lambda content: content[: len(content) // 2],
     "one byte less": lambda content: content[:-3],
-    "a digit changed": lambda content: content.replace(b'"bound": 41', b'"bound": 40'),
+    "a digit changed": lambda content: content.replace(b'"bound": 41', b'"bound": 49'),
     "a counter gone": lambda content: b"\n".join(
         line for line in content.splitlines() if b'"file"' not in line
     ),
@@ -330,9 +330,10 @@ def test_what_could_not_be_fenced_reaches_nobody(
 
     monkeypatch.setattr(os, "fsync", no_room)
     assert allocator.allocate("file", WINDOW) == 2
-    for _time in range(5):
+    for tries in range(1, 5):
         with pytest.raises(FenceUnavailable, match="No space left"):
             allocator.allocate("file", 1)
+        wait_until(lambda: watcher.failures > tries, "another try to write it")  # noqa: B023
     assert store.values["file"] == WINDOW + 3, "the refused requests took more IDs"
 
     def complaints() -> int:
@@ -340,7 +341,6 @@ def test_what_could_not_be_fenced_reaches_nobody(
 
     wait_until(complaints, "the line in the log")
     assert complaints() == 1
-    assert watcher.failures >= 1
     assert list(path.parent.glob("*.new")) == []
     full = False
     wait_until(lambda: allocator.down is None, "the disk with room being noticed")
