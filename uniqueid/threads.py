@@ -1,4 +1,4 @@
-"""Threads of the service's own, beside those of the server."""
+"""Threads of the service's own, apart from those of its server."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import threading
 from collections.abc import Callable
 
 
-def start(target: Callable[[], None], name: str) -> threading.Thread:
-    """Start a daemon thread which no signal interrupts.
+def start(target: Callable[[], object], name: str) -> threading.Thread:
+    """Start a daemon thread to which the system delivers no signal.
 
-    A signal to the process goes to any thread that does not block it, and uWSGI's handlers run the
-    exit hooks there and then: in the committer, which would wait for its own end.
+    Signals are the server's business, and it expects them in its own threads: uWSGI ends a worker
+    inside the handler, in whichever thread that runs. In the committer it would wait for itself.
     """
     thread = threading.Thread(target=target, name=name, daemon=True)
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+    if not hasattr(signal, "pthread_sigmask"):
         thread.start()
         return thread
-    # Inherited, so that there is no moment without it.
+    # A new thread has the mask of the one that starts it (pthread_create(3)).
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         thread.start()

@@ -140,12 +140,7 @@ class History:
     def take(self) -> None:
         """Add a sample of now."""
         metrics = self._metrics
-        durations = [0.0] * (len(SECONDS) + 1)
-        place = {str(bound): index for index, bound in enumerate(SECONDS)}
-        for family in metrics.request_seconds.collect():
-            for sample in family.samples:
-                if sample.name.endswith("_bucket") and sample.labels["route"] == "/getid":
-                    durations[place.get(sample.labels["le"], -1)] = sample.value
+        _statuses, durations, _seconds = metrics.route("/getid").read()
         transactions = batched = 0.0
         for family in metrics.batch.collect():
             for sample in family.samples:
