@@ -230,6 +230,21 @@ def test_the_running_process_keeps_the_exact_value(start: Start, path: Path) -> 
     assert not allocator.regressed
 
 
+def test_a_reconnect_compares_the_counters_that_were_not_used_since_the_start(
+    start: Start, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The database is replaced under the service: what an earlier process handed out counts."""
+    fence.write(str(path), {"file": Mark(41, 41)})
+    store = FakeStore(file=41, other=9)
+    allocator = start(store)
+    allocator.allocate("other", 1)
+    store.values["file"] = 5
+    store.connections += 1
+    allocator.allocate("other", 1)
+    wait_until(lambda: store.values["file"] == 41, "the counter being raised")
+    assert "COUNTER WENT BACK" in caplog.text
+
+
 def test_the_bound_ends_with_the_ids(start: Start, path: Path) -> None:
     """It never says more than the counter's column can hold."""
     allocator = start(FakeStore())

@@ -30,8 +30,10 @@
  * a batch can lie before a bound, on it and behind it. One session is lost, one COMMIT, two processes
  * are killed, or one of two; the database goes back once, to any value that it had. The row's lock
  * (SELECT ... FOR UPDATE, BEGIN IMMEDIATE) is modelled; that the database keeps it, and what it has
- * committed, is its own promise. A batch that is tried again may have another size. rename(2) is one
- * step. There is no time: who waits for an answer is in the batch.
+ * committed, is its own promise. A batch that is tried again may have another size. The UPDATE of a
+ * counter that was not read, since the process knows where it left it, does what reading it and
+ * updating it at once would do, or nothing: it is no case of its own. rename(2) is one step. There is
+ * no time: who waits for an answer is in the batch.
  */
 
 #ifndef REPLICAS
