@@ -19,6 +19,8 @@ from history import is_fence_damaged, is_fence_unavailable
 from load import Load
 from test_faults_going_back import check_what_is_said
 
+from uniqueid.fence import Mark, read
+
 NewURL = Callable[[str], str]
 Restore = Callable[[], None]
 
@@ -148,6 +150,17 @@ def test_a_clean_stop_and_a_reload_leave_no_gap(fence: Path, new_url: NewURL) ->
         cell.service.start()
         cell.load.more_answers(100)
     assert cell.verdict.gaps == 0
+
+
+def test_the_built_in_server_stops_cleanly_too(fence: Path, new_url: NewURL) -> None:
+    """It brings the bound back to the exact value as well."""
+    service = servers.BuiltIn(new_url("sqlite"), **settings(fence))
+    with servers.running(service):
+        service.allocate("file", 5)
+        assert [mark.bound > mark.exact for mark in read(str(fence)).values()] == [True]
+        service.signal(signal.SIGTERM)
+        assert service.wait() == 0
+    assert read(str(fence)) == {"file": Mark(6, 6)}
 
 
 def test_the_fence_is_lost_or_truncated(fence: Path, new_url: NewURL) -> None:
