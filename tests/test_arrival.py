@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from uniqueid.arrival import PATIENCE, Arrival, ports
+from uniqueid.arrival import PATIENCE, Arrival, hold_many, ports
 
 
 @pytest.mark.parametrize(
@@ -21,6 +24,29 @@ from uniqueid.arrival import PATIENCE, Arrival, ports
 def test_the_ports_of_uwsgis_option(addresses: object, expected: list[int]) -> None:
     """As uWSGI has it: bytes, or a list where it was given more than once."""
     assert ports(addresses) == expected
+
+
+def test_the_kernel_holds_as_many_connections_as_it_may() -> None:
+    """At the ports that are named and no others; nothing is left open by the search."""
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=1) as server,
+        socket.create_server(("127.0.0.1", 0), backlog=1) as other,
+    ):
+        before = len(os.listdir("/proc/self/fd"))
+        hold_many([server.getsockname()[1]])
+        assert len(os.listdir("/proc/self/fd")) == before
+        allowed = int(Path("/proc/sys/net/core/somaxconn").read_text())
+        assert backlog(server) == min(4096, allowed)
+        assert backlog(other) == 1
+
+
+def backlog(server: socket.socket) -> int:
+    """How many connections the kernel holds for a listening socket, as ss(8) shows it."""
+    port = server.getsockname()[1]
+    text = subprocess.run(
+        ["ss", "-Hltn", f"sport = :{port}"], check=True, capture_output=True, text=True
+    ).stdout
+    return int(text.split()[2])
 
 
 def test_only_the_reading_side_is_shut_and_only_of_the_servers_own_connections() -> None:

@@ -11,7 +11,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 
 from uniqueid import threads
@@ -19,6 +19,8 @@ from uniqueid import threads
 PATIENCE = 10
 """Seconds that a request has to arrive in, more or less one."""
 _DESCRIPTORS = "/proc/self/fd"
+# Linux' own default for net.core.somaxconn, which bounds it.
+_BACKLOG = 4096
 
 
 class Arrival:
@@ -71,6 +73,36 @@ class Arrival:
                 and not connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
             ):
                 connection.shutdown(socket.SHUT_RD)
+
+
+def hold_many(ports: Iterable[int]) -> None:
+    """Have the kernel hold as many connections as it may until a thread accepts them.
+
+    What comes beyond them is not refused, but tried again by its client's kernel after a second.
+    uWSGI's own option does not start where the kernel allows less; listen(2) takes what there is.
+    """
+    for listening in _listening(frozenset(ports)):
+        with listening:
+            listening.listen(_BACKLOG)
+
+
+def _listening(ports: Collection[int]) -> Iterator[socket.socket]:
+    """Copies of the sockets that listen at these ports."""
+    if not os.path.isdir(_DESCRIPTORS):
+        return
+    for name in os.listdir(_DESCRIPTORS):
+        with suppress(OSError):
+            if not stat.S_ISSOCK(os.stat(f"{_DESCRIPTORS}/{name}").st_mode):
+                continue
+            found = socket.socket(fileno=os.dup(int(name)))
+            if (
+                found.family in (socket.AF_INET, socket.AF_INET6)
+                and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                and found.getsockname()[1] in ports
+            ):
+                yield found
+            else:
+                found.close()
 
 
 def ports(addresses: object) -> list[int]:

@@ -51,7 +51,10 @@ def _build() -> service.Service:
 def _start() -> None:
     """After the fork, where threads survive."""
     _service.start()
-    arrival.Arrival(arrival.ports(uwsgi.opt.get("http-socket"))).start()
+    ports = arrival.ports(uwsgi.opt.get("http-socket"))
+    if "listen" not in uwsgi.opt:
+        arrival.hold_many(ports)
+    arrival.Arrival(ports).start()
 
 
 _service = _build()

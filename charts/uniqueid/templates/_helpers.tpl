@@ -154,10 +154,10 @@ true
 {{- with .Values.uwsgi.threads -}}
 {{- $file = regexReplaceAll "(?m)^threads = .*$" $file (printf "threads = %d" (int .)) -}}
 {{- end -}}
-{{- with .Values.uwsgi.listen -}}
-{{- $file = regexReplaceAll "(?m)^listen = .*$" $file (printf "listen = %d" (int .)) -}}
-{{- end -}}
 {{ $file }}
+{{- with .Values.uwsgi.listen }}
+listen = {{ int . }}
+{{- end }}
 {{- range $name, $value := .Values.uwsgi.options }}
 {{ $name }} = {{ include "uniqueid.scalar" $value }}
 {{- end }}
