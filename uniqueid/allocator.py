@@ -6,22 +6,28 @@ waits for company and a crowd costs one commit. A caller is woken only after the
 
 The guard: the allocator remembers the highest ID it has handed out of each counter. A database
 that answers with less has gone back, and what it says is not believed.
+
+Requests with an entry for the journal (`uniqueid.journal`), those with an idempotency key among
+them, share the transactions of all others, and the store says which range each of them got.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import Any, Protocol
 
 from uniqueid.errors import (
     Closing,
     CounterExhausted,
     CounterRegressed,
     DatabaseUnavailable,
+    JournalMissing,
+    KeyInFlight,
     ModeBusy,
     Overloaded,
     UniqueIDError,
@@ -35,6 +41,10 @@ log = logging.getLogger(__name__)
 _LOOK_AGAIN = 1.0
 # Seconds after which those who wait beyond `crowd` are sent away.
 _CROWD_PATIENCE = 1.0
+# Seconds between two looks for entries of the journal whose time is over, when there were none,
+# and the share of its time that the committer spends on deleting when there are.
+_PRUNE_EVERY = 60.0
+_PRUNE_SHARE = 0.1
 
 
 class Advanced(Protocol):
@@ -48,6 +58,29 @@ class Advanced(Protocol):
     def found(self) -> int: ...
     @property
     def regressed(self) -> bool: ...
+    @property
+    def recorded(self) -> Sequence[Placed | UniqueIDError]: ...
+    @property
+    def spared(self) -> int: ...
+
+
+class Placed(Protocol):
+    """The range of an entry, as the store tells it."""
+
+    @property
+    def first(self) -> int: ...
+    @property
+    def replayed(self) -> bool: ...
+
+
+class Entry(Protocol):
+    """What the journal is to know of a request, as far as it matters here."""
+
+    replayed: bool
+    """Set when the range of an earlier request is the answer."""
+
+    @property
+    def identity(self) -> tuple[str, str] | None: ...
 
 
 class Counters(Protocol):
@@ -62,6 +95,7 @@ class Counters(Protocol):
         *,
         repair: bool,
         deadline: float,
+        entries: Sequence[Any] = (),
     ) -> Mapping[str, Advanced | UniqueIDError]: ...
 
     def counters(self) -> Mapping[str, int]: ...
@@ -75,6 +109,8 @@ class Observer(Protocol):
     def committed(self, requests: int, seconds: float) -> None: ...
     def handed_out(self, mode: str, requests: int, count: int, next_id: int) -> None: ...
     def regressed(self, mode: str) -> None: ...
+    def replayed(self, requests: int) -> None: ...
+    def pruned(self, entries: int) -> None: ...
 
 
 class _Silent:
@@ -85,6 +121,12 @@ class _Silent:
         pass
 
     def regressed(self, mode: str) -> None:
+        pass
+
+    def replayed(self, requests: int) -> None:
+        pass
+
+    def pruned(self, entries: int) -> None:
         pass
 
 
@@ -98,15 +140,17 @@ class _Ticket:
         "count",
         "deadline",
         "done",
+        "entry",
         "error",
         "first",
         "mode",
     )
 
-    def __init__(self, mode: str, count: int, deadline: float) -> None:
+    def __init__(self, mode: str, count: int, deadline: float, entry: Entry | None = None) -> None:
         self.mode = mode
         self.count = count
         self.deadline = deadline
+        self.entry = entry
         self.first = 0
         self.batch = 0
         self.error: Exception | None = None
@@ -151,6 +195,8 @@ class Allocator:
         (``on_regression = advance``), or every request is refused until that was done by hand.
     :param crowd: how many callers may wait for longer than a second. Each holds a thread of the
         server, which needs some for /livez, /readyz and /metrics just when the database hangs.
+    :param prune: deletes some entries of the journal whose time is over, and says how many; the
+        committer calls it between two transactions.
     """
 
     def __init__(
@@ -162,6 +208,7 @@ class Allocator:
         batch_size: int = 500,
         repair: bool = True,
         crowd: int | None = None,
+        prune: Callable[[], int] | None = None,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -173,6 +220,11 @@ class Allocator:
         self._crowd = crowd
         self._callers: set[_Ticket] = set()
         self._crowd_lock = threading.Lock()
+        self._prune = prune
+        self._prune_at = clock() + random.uniform(0, _PRUNE_EVERY)
+        self._with_entries = False
+        self._keys: dict[tuple[str, str], int] = {}
+        self._keys_lock = threading.Lock()
         self._observer = observer or _Silent()
         self._clock = clock
         self._queue: SimpleQueue[_Ticket | None] = SimpleQueue()
@@ -200,16 +252,60 @@ class Allocator:
                 self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
                 self._thread.start()
 
-    def allocate(self, mode: str, count: int, facts: dict[str, object] | None = None) -> int:
+    def allocate(
+        self,
+        mode: str,
+        count: int,
+        facts: dict[str, object] | None = None,
+        entry: Entry | None = None,
+    ) -> int:
         """Take `count` IDs of a mode for this caller alone.
 
         :param facts: told how many requests shared the transaction, as `batch`.
+        :param entry: what to record of it. With an idempotency key the answer may be the range of
+            an earlier request, and `entry.replayed` says so.
         :returns: the first; they end at first + count - 1. The database has them on disk.
         :raises CounterExhausted, TooManyModes, ModeNotStorable: this request can't be met.
         :raises CounterRegressed: the database went back and nobody has mended it yet.
+        :raises KeyReused: the key was used for another request.
+        :raises KeyInFlight: the key's earlier request has no answer yet.
+        :raises JournalMissing: there is an entry and no table for it.
         :raises Overloaded, DatabaseUnavailable, Closing: not now. After the second the IDs may
             have been taken from the counter; nobody will get them.
         """
+        if entry is not None:
+            self._with_entries = True
+            if entry.identity is not None:
+                return self._allocate_once(mode, count, facts, entry, entry.identity)
+        return self._allocate(mode, count, facts, entry)
+
+    def _allocate_once(
+        self,
+        mode: str,
+        count: int,
+        facts: dict[str, object] | None,
+        entry: Entry,
+        identity: tuple[str, str],
+    ) -> int:
+        """The same with a key, which another caller may wait with at the same time."""
+        with self._keys_lock:
+            earlier = self._keys.get(identity, 0)
+            self._keys[identity] = earlier + 1
+        try:
+            return self._allocate(mode, count, facts, entry)
+        except DatabaseUnavailable as error:
+            if earlier:
+                raise KeyInFlight(identity[0]) from error
+            raise
+        finally:
+            with self._keys_lock:
+                self._keys[identity] -= 1
+                if not self._keys[identity]:
+                    del self._keys[identity]
+
+    def _allocate(
+        self, mode: str, count: int, facts: dict[str, object] | None, entry: Entry | None
+    ) -> int:
         if self._thread is None:
             self.start()
         down = self.down
@@ -222,7 +318,7 @@ class Allocator:
         now = self._clock()
         if self._crowd is not None and len(self._callers) >= self._crowd and self._slow(now):
             raise Overloaded(self._crowd)
-        ticket = _Ticket(mode, count, now + self._timeout)
+        ticket = _Ticket(mode, count, now + self._timeout, entry)
         # Adding to a set is one step for CPython's threads, and cheaper than a lock.
         self._callers.add(ticket)
         try:
@@ -342,6 +438,8 @@ class Allocator:
                 self._commit_guarded(batch)
                 if self._down is not None and not last:
                     self._wait_for_database()
+                elif self._prune is not None and self._clock() >= self._prune_at and not last:
+                    self._prune_some(self._prune)
         finally:
             self._ended = True
             self._fail_queued(Closing())
@@ -360,6 +458,9 @@ class Allocator:
         patience = self._deferred_until - now if self._deferred else None
         if self._regressed:
             patience = _LOOK_AGAIN if patience is None else min(patience, _LOOK_AGAIN)
+        if self._prune is not None:
+            until = max(0.0, self._prune_at - now)
+            patience = until if patience is None else min(patience, until)
         try:
             ticket = self._queue.get(timeout=patience)
         except Empty:
@@ -422,19 +523,38 @@ class Allocator:
             totals = {
                 mode: sum(ticket.count for ticket in tickets) for mode, tickets in waiting.items()
             }
+            entries = self._entries(waiting) if self._with_entries else ()
             started = self._clock()
-            outcomes = self._store.advance(
-                totals, self._floors, repair=self._repair, deadline=deadline
-            )
+            if entries:
+                try:
+                    outcomes = self._store.advance(
+                        totals,
+                        self._floors,
+                        repair=self._repair,
+                        deadline=deadline,
+                        entries=entries,
+                    )
+                except JournalMissing as error:
+                    waiting = self._without_entries(waiting, error)
+                    continue
+            else:
+                outcomes = self._store.advance(
+                    totals, self._floors, repair=self._repair, deadline=deadline
+                )
             self._batch = sum(map(len, waiting.values()))
             seconds = self._clock() - started
             self._observer.committed(self._batch, seconds)
             if log.isEnabledFor(logging.DEBUG):
                 log.debug(Event("committed", batch=self._batch, duration=seconds, **_facts(totals)))
             again: dict[str, list[_Ticket]] = {}
+            one_by_one: list[_Ticket] = []
             for mode, outcome in outcomes.items():
                 tickets = waiting[mode]
                 if isinstance(outcome, CounterExhausted):
+                    if len(tickets) > 1 and any(ticket.entry for ticket in tickets):
+                        # Those which need no IDs, since they had them before, are met all the same.
+                        one_by_one += tickets
+                        continue
                     again |= self._fitting(mode, tickets, outcome.available)
                 elif isinstance(outcome, CounterRegressed):
                     self._note_regressed(outcome)
@@ -445,9 +565,36 @@ class Allocator:
                 elif isinstance(outcome, UniqueIDError):
                     for ticket in tickets:
                         ticket.fail(outcome)
+                elif entries and outcome.recorded:
+                    self._hand_out_recorded(mode, tickets, outcome)
                 else:
                     self._hand_out(mode, tickets, outcome)
+            for ticket in one_by_one:
+                self._commit([ticket])
             waiting = again
+
+    @staticmethod
+    def _entries(waiting: Mapping[str, list[_Ticket]]) -> list[Entry]:
+        return [
+            ticket.entry
+            for tickets in waiting.values()
+            for ticket in tickets
+            if ticket.entry is not None
+        ]
+
+    @staticmethod
+    def _without_entries(
+        waiting: Mapping[str, list[_Ticket]], error: JournalMissing
+    ) -> dict[str, list[_Ticket]]:
+        """The requests that nobody wants recorded; the others fail."""
+        rest: dict[str, list[_Ticket]] = {}
+        for mode, tickets in waiting.items():
+            for ticket in tickets:
+                if ticket.entry is None:
+                    rest.setdefault(mode, []).append(ticket)
+                else:
+                    ticket.fail(error)
+        return rest
 
     def _hand_out(self, mode: str, tickets: list[_Ticket], advanced: Advanced) -> None:
         first = advanced.first
@@ -463,6 +610,39 @@ class Allocator:
             ticket.give(first)
             first += ticket.count
         self._observer.handed_out(mode, len(tickets), total, first)
+        if advanced.regressed:
+            self._look_at_all()
+
+    def _hand_out_recorded(self, mode: str, tickets: list[_Ticket], advanced: Advanced) -> None:
+        """The same where some of them have entries, whose ranges the store has made."""
+        first = advanced.first
+        taken = sum(ticket.count for ticket in tickets) - advanced.spared
+        if advanced.regressed:
+            self._tell_regression(advanced.counter, advanced.found, first)
+        if first + taken > 1:
+            self._floors[advanced.counter] = first + taken
+        next_id = first + taken
+        placed = iter(advanced.recorded)
+        met = replays = 0
+        for ticket in tickets:
+            ticket.batch = self._batch
+            if ticket.entry is None:
+                ticket.give(first)
+                first += ticket.count
+                met += 1
+                continue
+            fate = next(placed)
+            if isinstance(fate, UniqueIDError):
+                ticket.fail(fate)
+                continue
+            ticket.entry.replayed = fate.replayed
+            replays += fate.replayed
+            met += not fate.replayed
+            ticket.give(fate.first)
+        if met:
+            self._observer.handed_out(mode, met, taken, next_id)
+        if replays:
+            self._observer.replayed(replays)
         if advanced.regressed:
             self._look_at_all()
 
@@ -490,6 +670,27 @@ class Allocator:
                 self._deferred.append(ticket)
         # A try may take as long as the database waits for a lock: as long is for the others.
         self._deferred_until = now + _LOOK_AGAIN
+
+    def _prune_some(self, prune: Callable[[], int]) -> None:
+        """Delete some entries of the journal whose time is over; a failure has time."""
+        since = self._clock()
+        self._in_flight = _Flight(since)
+        try:
+            pruned = prune()
+        except DatabaseUnavailable as error:
+            pruned = 0
+            log.warning("old entries of the journal were not deleted: %s", error.cause)
+        except Exception:
+            pruned = 0
+            log.exception("old entries of the journal were not deleted")
+        finally:
+            self._in_flight = None
+        now = self._clock()
+        if pruned:
+            self._observer.pruned(pruned)
+            self._prune_at = now + (now - since) / _PRUNE_SHARE
+        else:
+            self._prune_at = now + random.uniform(0.5, 1) * _PRUNE_EVERY
 
     # -- what went wrong ----------------------------------------------------------------------
 
@@ -525,6 +726,8 @@ class Allocator:
             log.error("COUNTER WENT BACK: %s. Until then every request is refused.", error)
             self._observer.regressed(error.mode)
         self._regressed[error.mode] = error
+        # An entry of the journal may know of more than this process has handed out.
+        self._floors[error.mode] = max(self._floors.get(error.mode, 1), error.expected)
 
     def _look_at_regressed(self) -> None:
         """See whether an operator has mended the counters."""

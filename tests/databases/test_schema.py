@@ -34,11 +34,19 @@ def rows(direct: Direct) -> set[tuple[str, int]]:
 def test_an_empty_database_is_brought_to_the_current_version(bare: Direct) -> None:
     """Looking changes nothing, syncing can be repeated."""
     for _ in range(2):
-        assert schema.pending(bare.store) == ["create the counters", "record version 1.0"]
+        assert schema.pending(bare.store) == [
+            "create the counters",
+            "create the journal",
+            "record version 1.1",
+        ]
     with pytest.raises(SchemaError, match=r"no tables yet; run 'pacifica-uniqueid-cmd dbsync'"):
         schema.require(bare.store)
-    assert schema.sync(bare.store) == ["create the counters", "record version 1.0"]
-    assert rows(bare) == {("major", 1), ("minor", 0)}
+    assert schema.sync(bare.store) == [
+        "create the counters",
+        "create the journal",
+        "record version 1.1",
+    ]
+    assert rows(bare) == {("major", 1), ("minor", 1)}
     assert schema.pending(bare.store) == schema.sync(bare.store) == []
     schema.check(bare.store, equal=True)
     assert bare.first("file") == 1
@@ -50,7 +58,7 @@ def test_a_database_of_0_2_1_keeps_its_values(bare: Direct) -> None:
     with pytest.raises(SchemaError, match=r"version 0\.0.*; run 'pacifica-uniqueid-cmd dbsync'"):
         schema.require(bare.store)
     schema.sync(bare.store)
-    assert rows(bare) == {("major", 1), ("minor", 0)}
+    assert rows(bare) == {("major", 1), ("minor", 1)}
     assert bare.store.counters() == {"file": 2147483640}
     assert bare.first("file", 100) == 2147483640
     assert bare.first("file", 1) == 2147483740
@@ -68,7 +76,11 @@ def test_a_32_bit_column_under_version_1_0_is_widened_too(bare: Direct) -> None:
     )
     with pytest.raises(SchemaError, match="32-bit"):
         schema.require(bare.store)
-    assert schema.sync(bare.store) == ["widen the counters to 64 bits"]
+    assert schema.sync(bare.store) == [
+        "widen the counters to 64 bits",
+        "create the journal",
+        "record version 1.1",
+    ]
     schema.check(bare.store, equal=True)
 
 
@@ -79,7 +91,7 @@ def test_a_newer_minor_version_is_served_and_left_alone(bare: Direct) -> None:
     schema.require(bare.store)
     assert schema.sync(bare.store) == []
     assert rows(bare) == {("major", 1), ("minor", 7)}
-    with pytest.raises(SchemaError, match=r"version 1\.7; this release has version 1\.0"):
+    with pytest.raises(SchemaError, match=r"version 1\.7; this release has version 1\.1"):
         schema.check(bare.store, equal=True)
 
 
