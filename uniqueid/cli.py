@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from uniqueid import __version__, config, logs, probe, schema, service
+from uniqueid import __version__, config, journal_commands, logs, probe, schema, service
 from uniqueid.errors import MAX_ID, ConfigError, TooManyModes, UniqueIDError
 from uniqueid.store import Advanced, Store
 from uniqueid.validation import MAX_MODE_LENGTH, is_mode
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_config)
 
+    journal_commands.add_commands(commands, _open_store)
     probe.add_commands(commands)
     return parser
 
