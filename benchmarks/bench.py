@@ -90,10 +90,10 @@ def prove(contestant: Contestant, clients: int, seconds: int) -> None:
     contestant.answers = len(ranges)
 
 
-def measure(contestant: Contestant, clients: int, seconds: int) -> None:
-    """One round of load."""
+def measure(contestant: Contestant, clients: int, seconds: int, *options: str) -> None:
+    """One round of load, with more options of wrk."""
     text = subprocess.run(
-        ["wrk", "-t2", f"-c{clients}", f"-d{seconds}", "--latency"]
+        ["wrk", f"-t{min(2, clients)}", f"-c{clients}", f"-d{seconds}", "--latency", *options]
         + [contestant.service.url + TARGET],
         check=True,
         capture_output=True,
