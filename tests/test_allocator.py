@@ -45,9 +45,11 @@ def store() -> FakeStore:
     return FakeStore()
 
 
-@pytest.fixture
-def allocator(store: FakeStore) -> Iterator[Allocator]:
+@pytest.fixture(params=[False, True], ids=["several CPUs", "one CPU"])
+def allocator(store: FakeStore, request: pytest.FixtureRequest) -> Iterator[Allocator]:
+    """Its callers wake all at once, or one after the other."""
     allocator = Allocator(store, request_timeout=30)
+    allocator.start(one_cpu=request.param)
     yield allocator
     store.gate.set()
     store.ping_error = None

@@ -121,9 +121,9 @@ def test_the_data_says_how_well_fast_and_full(watched: Watched) -> None:
     watched.clock.now += 2
     watched.metrics.committed(4, 0.003)
     watched.metrics.handed_out("file", 4, 40, 51)
-    route = watched.metrics.request_seconds.labels("/getid")
+    route = watched.metrics.route("/getid")
     for seconds in (0.0015, 0.0015, 0.0015, 0.04):
-        route.observe(seconds)
+        route.answered(200, seconds)
     history.take()
     data = watched.read()
     assert data["database"] == {"kind": "MySQL or MariaDB", "host": "db:3306"}

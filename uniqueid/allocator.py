@@ -14,13 +14,15 @@ them, share the transactions of all others, and the store says which range each 
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from queue import Empty, SimpleQueue
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from uniqueid import threads
 from uniqueid.errors import (
     Closing,
     CounterExhausted,
@@ -139,10 +141,10 @@ class _Ticket:
         "batch",
         "count",
         "deadline",
-        "done",
         "entry",
         "error",
         "first",
+        "gate",
         "mode",
     )
 
@@ -156,19 +158,54 @@ class _Ticket:
         self.error: Exception | None = None
         self.abandoned = False
         self.answered = False
-        # Held until there is an answer: the cheapest thing that a thread can wait for.
-        self.done = threading.Lock()
-        self.done.acquire()
+        self.gate: threading.Lock | None = None
+        """What it waits for; another one when it is moved to another group."""
 
     def give(self, first: int) -> None:
         self.first = first
         self.answered = True
-        self.done.release()
 
     def fail(self, error: Exception) -> None:
         self.error = error
         self.answered = True
-        self.done.release()
+
+
+class _Group:
+    """Callers who wait for the same transaction.
+
+    :param lanes: how many of them wake at once. Each lane is one lock, which the committer frees
+        once, and each caller that gets it frees it for the next. On one CPU a single lane is
+        best: the callers wake one after the other, as fast as Python can run them, and do not
+        queue up for Python's own lock all at once, which costs each of them several switches.
+    """
+
+    __slots__ = ("_gates", "_lanes", "tickets")
+
+    def __init__(self, lanes: int) -> None:
+        self.tickets: list[_Ticket] = []
+        self._gates: list[threading.Lock] = []
+        self._lanes = lanes
+
+    def add(self, ticket: _Ticket) -> None:
+        number = len(self.tickets)
+        if number < self._lanes:
+            gate = threading.Lock()
+            gate.acquire()
+            self._gates.append(gate)
+        ticket.gate = self._gates[number % len(self._gates)]
+        self.tickets.append(ticket)
+
+    def let_go(self) -> None:
+        """Wake all. Who has no answer by then was moved to another group before, and waits on."""
+        for gate in self._gates:
+            gate.release()
+
+    def fail(self, error: Exception) -> int:
+        """Answer all that have no answer yet with an error; how many those were."""
+        waiting = [ticket for ticket in self.tickets if not ticket.answered]
+        for ticket in waiting:
+            ticket.fail(error)
+        return len(waiting)
 
 
 class _Flight:
@@ -227,30 +264,36 @@ class Allocator:
         self._keys_lock = threading.Lock()
         self._observer = observer or _Silent()
         self._clock = clock
-        self._queue: SimpleQueue[_Ticket | None] = SimpleQueue()
-        self._deferred: list[_Ticket] = []
+        self._groups: deque[_Group] = deque()
+        self._queued = 0
+        self._arrived = threading.Condition(threading.Lock())
+        self._one_cpu = False
+        self._deferred = _Group(1)
         self._deferred_until = 0.0
         self._floors: dict[str, int] = {}
         self._regressed: dict[str, CounterRegressed] = {}
         self._looked = 0.0
         self._connections = 0
+        self._group: _Group | None = None
         self._batch = 0
         self._down: DatabaseUnavailable | None = None
         self._in_flight: _Flight | None = None
         self._stalled: _Flight | None = None
         self._closing = threading.Event()
-        self._ended = False
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
     # -- for callers, from any thread ---------------------------------------------------------
 
-    def start(self) -> None:
-        """Start the committer, once; a process that forks does it after the fork."""
+    def start(self, *, one_cpu: bool = False) -> None:
+        """Start the committer, once; a process that forks does it after the fork.
+
+        :param one_cpu: whether all threads of this process run on the same CPU.
+        """
         with self._starting:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
-                self._thread.start()
+                self._one_cpu = one_cpu
+                self._thread = threads.start(self._run, "committer")
 
     def allocate(
         self,
@@ -311,10 +354,6 @@ class Allocator:
         down = self.down
         if down is not None:
             raise down
-        if self._closing.is_set():
-            raise Closing
-        if self._queue.qsize() >= self._queue_size:
-            raise Overloaded(self._queue_size)
         now = self._clock()
         if self._crowd is not None and len(self._callers) >= self._crowd and self._slow(now):
             raise Overloaded(self._crowd)
@@ -322,9 +361,7 @@ class Allocator:
         # Adding to a set is one step for CPython's threads, and cheaper than a lock.
         self._callers.add(ticket)
         try:
-            self._queue.put(ticket)
-            if self._ended:
-                self._fail_queued(Closing())
+            self._enqueue(ticket)
             if not self._answered(ticket):
                 raise self._give_up(ticket)
         finally:
@@ -336,14 +373,30 @@ class Allocator:
             facts["batch"] = ticket.batch
         return ticket.first
 
+    def _enqueue(self, ticket: _Ticket) -> None:
+        with self._arrived:
+            if self._closing.is_set():
+                raise Closing
+            if self._queued >= self._queue_size:
+                raise Overloaded(self._queue_size)
+            self._queued += 1
+            groups = self._groups
+            if not groups or len(groups[-1].tickets) >= self._batch_size:
+                groups.append(self._new_group())
+                self._arrived.notify()
+            groups[-1].add(ticket)
+
+    def _new_group(self) -> _Group:
+        return _Group(1 if self._one_cpu else self._batch_size)
+
     def _answered(self, ticket: _Ticket) -> bool:
         """Wait for the answer, up to the deadline, or for a second where there is a crowd.
 
         :raises Overloaded: when this caller is one too many.
         """
         if self._crowd is None or self._timeout <= _CROWD_PATIENCE:
-            return ticket.done.acquire(timeout=self._timeout)
-        if ticket.done.acquire(timeout=_CROWD_PATIENCE):
+            return self._wait(ticket, self._timeout)
+        if self._wait(ticket, _CROWD_PATIENCE):
             return True
         # One by one, so that no more leave than have to.
         with self._crowd_lock:
@@ -351,18 +404,34 @@ class Allocator:
                 ticket.abandoned = True
                 self._callers.discard(ticket)
                 raise Overloaded(self._crowd)
-        return ticket.done.acquire(timeout=self._timeout - _CROWD_PATIENCE)
+        return self._wait(ticket, self._timeout - _CROWD_PATIENCE)
+
+    def _wait(self, ticket: _Ticket, seconds: float) -> bool:
+        """Wait for the answer; whether it came."""
+        deadline = 0.0
+        while True:
+            gate = ticket.gate
+            assert gate is not None
+            if not gate.acquire(timeout=max(0, seconds)):
+                return ticket.answered
+            gate.release()
+            if ticket.answered:
+                return True
+            # It was moved to another group.
+            now = self._clock()
+            deadline = deadline or now + seconds
+            seconds = deadline - now
 
     def _slow(self, now: float) -> bool:
         """Whether those who wait have done so for a second."""
         flight = self._in_flight
         stuck = flight is not None and now - flight.since >= _CROWD_PATIENCE
-        return stuck or bool(self._deferred)
+        return stuck or bool(self._deferred.tickets)
 
     @property
     def waiting(self) -> int:
         """How many callers wait for a transaction to begin."""
-        return self._queue.qsize() + len(self._deferred)
+        return self._queued + len(self._deferred.tickets)
 
     @property
     def alive(self) -> bool:
@@ -394,8 +463,9 @@ class Allocator:
 
         :returns: whether it ended within `timeout` seconds.
         """
-        self._closing.set()
-        self._queue.put(None)
+        with self._arrived:
+            self._closing.set()
+            self._arrived.notify()
         thread = self._thread
         if thread is None:
             return True
@@ -415,186 +485,214 @@ class Allocator:
         return self._no_answer()
 
     def _fail_queued(self, error: Exception) -> int:
+        with self._arrived:
+            groups, self._groups = self._groups, deque()
+            self._queued = 0
         failed = 0
-        while True:
-            try:
-                ticket = self._queue.get_nowait()
-            except Empty:
-                return failed
-            if ticket is None:
-                if not self._ended:
-                    self._queue.put(None)
-                return failed
-            ticket.fail(error)
-            failed += 1
+        for group in groups:
+            failed += group.fail(error)
+            group.let_go()
+        return failed
 
     # -- the committer ------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             last = False
-            while not last or self._deferred:
-                batch, last = self._collect(last)
-                self._commit_guarded(batch)
+            while not last:
+                group, last = self._collect()
+                self._commit_guarded(group)
                 if self._down is not None and not last:
                     self._wait_for_database()
                 elif self._prune is not None and self._clock() >= self._prune_at and not last:
                     self._prune_some(self._prune)
         finally:
-            self._ended = True
+            # Nobody comes in any more, whatever ended this thread.
+            with self._arrived:
+                self._closing.set()
             self._fail_queued(Closing())
             self._store.disconnect()
 
-    def _collect(self, last: bool) -> tuple[list[_Ticket], bool]:
-        """Wait for a request and take what else has arrived; and whether that was the last.
+    def _collect(self) -> tuple[_Group | None, bool]:
+        """Wait for a group of requests; and whether no other can follow.
 
-        Empty when it is time to look at the database again.
+        No group when it is time to look at the database again.
         """
-        now = self._clock()
-        if self._deferred and (last or now >= self._deferred_until):
-            # Apart from the rest, which would wait for the lock with them.
-            batch, self._deferred = self._deferred, []
-            return [ticket for ticket in batch if not ticket.abandoned], last
-        patience = self._deferred_until - now if self._deferred else None
+        deferred = self._deferred.tickets
+        patience = self._deferred_until - self._clock() if deferred else None
         if self._regressed:
             patience = _LOOK_AGAIN if patience is None else min(patience, _LOOK_AGAIN)
         if self._prune is not None:
-            until = max(0.0, self._prune_at - now)
+            until = self._prune_at - self._clock()
             patience = until if patience is None else min(patience, until)
-        try:
-            ticket = self._queue.get(timeout=patience)
-        except Empty:
-            return [], False
-        if ticket is None:
-            return [], True
-        batch = [ticket]
-        while len(batch) < self._batch_size:
-            try:
-                ticket = self._queue.get_nowait()
-            except Empty:
-                break
-            if ticket is None:
-                last = True
-                break
-            batch.append(ticket)
-        if self._deferred:
-            busy = {ticket.mode for ticket in self._deferred}
-            self._deferred += [ticket for ticket in batch if ticket.mode in busy]
-            batch = [ticket for ticket in batch if ticket.mode not in busy]
-        return [ticket for ticket in batch if not ticket.abandoned], last
+        with self._arrived:
+            if not self._groups and not self._closing.is_set():
+                self._arrived.wait(None if patience is None else max(0, patience))
+            closing = self._closing.is_set() and not self._groups
+        if deferred and (closing or self._clock() >= self._deferred_until):
+            # Apart from the rest, which would wait for the lock with them.
+            group, self._deferred = self._deferred, self._new_group()
+            return self._without_abandoned(group), False
+        if self._one_cpu:
+            self._let_in()
+        with self._arrived:
+            if not self._groups:
+                return None, closing
+            group = self._groups.popleft()
+            self._queued -= len(group.tickets)
+        if deferred:
+            busy = {ticket.mode for ticket in deferred}
+            for ticket in group.tickets:
+                if ticket.mode in busy:
+                    self._deferred.add(ticket)
+            group.tickets = [ticket for ticket in group.tickets if ticket.mode not in busy]
+        return self._without_abandoned(group), False
 
-    def _commit_guarded(self, batch: list[_Ticket]) -> None:
-        """Commit a batch and answer every ticket of it, whatever happens."""
+    @staticmethod
+    def _without_abandoned(group: _Group) -> _Group:
+        group.tickets = [ticket for ticket in group.tickets if not ticket.abandoned]
+        return group
+
+    def _let_in(self) -> None:
+        """Give way to the threads that could run, until none of them brings another request.
+
+        On one CPU they all wait for this one, so this is who is at the door already, and no time
+        passes when there is nobody.
+        """
+        queued = -1
+        while queued != self._queued:
+            queued = self._queued
+            os.sched_yield()
+
+    def _commit_guarded(self, group: _Group | None) -> None:
+        """Commit a group and answer every ticket of it, whatever happens."""
         self._in_flight = _Flight(self._clock())
+        self._group = group
         try:
             if self._regressed:
                 self._look_at_regressed()
-            if batch:
-                self._commit(batch)
+            if group is not None and group.tickets:
+                self._commit(group)
             if self._store.connections != self._connections:
                 # A new session may have led to another server, or to one that was restored.
                 self._connections = self._store.connections
                 self._look_at_all()
         except DatabaseUnavailable as error:
             self._down = error
-            failed = self._fail(batch, error) + self._fail_queued(error)
+            failed = self._fail_group(error) + self._fail_queued(error)
             log.error("%s; %d requests are answered with 503", error, failed)
         except Exception as error:
-            log.exception("a batch of %d requests failed", len(batch))
-            self._fail(batch, error)
+            log.exception("%d requests failed", self._fail_group(error))
         finally:
             self._in_flight = None
+            self._answer_group()
 
-    def _fail(self, batch: list[_Ticket], error: Exception) -> int:
-        open_tickets = [ticket for ticket in batch if not ticket.answered]
-        for ticket in open_tickets:
-            ticket.fail(error)
-        return len(open_tickets)
+    def _fail_group(self, error: Exception) -> int:
+        return 0 if self._group is None else self._group.fail(error)
 
-    def _commit(self, batch: list[_Ticket]) -> None:
-        waiting: dict[str, list[_Ticket]] = {}
-        for ticket in batch:
-            waiting.setdefault(ticket.mode, []).append(ticket)
-        deadline = max(ticket.deadline for ticket in batch)
-        while waiting:
+    def _answer_group(self, rest: Iterable[_Ticket] = ()) -> None:
+        """Wake those who have an answer; the rest is the group that the committer has then."""
+        group, self._group = self._group, None
+        tickets = list(rest)
+        if tickets:
+            self._group = self._new_group()
+            for ticket in tickets:
+                self._group.add(ticket)
+        if group is not None:
+            group.let_go()
+
+    def _commit(self, group: _Group) -> None:
+        deadline = max(ticket.deadline for ticket in group.tickets)
+        pending = [group.tickets]
+        while pending:
             if self._regressed:
-                self._fail(batch, next(iter(self._regressed.values())))
+                self._fail_group(next(iter(self._regressed.values())))
                 return
+            tickets = pending.pop(0)
+            waiting: dict[str, list[_Ticket]] = {}
+            for ticket in tickets:
+                waiting.setdefault(ticket.mode, []).append(ticket)
             totals = {
-                mode: sum(ticket.count for ticket in tickets) for mode, tickets in waiting.items()
+                mode: sum([ticket.count for ticket in asked]) for mode, asked in waiting.items()
             }
-            entries = self._entries(waiting) if self._with_entries else ()
             started = self._clock()
-            if entries:
+            if self._with_entries:
                 try:
-                    outcomes = self._store.advance(
-                        totals,
-                        self._floors,
-                        repair=self._repair,
-                        deadline=deadline,
-                        entries=entries,
-                    )
+                    outcomes = self._advance_recorded(totals, tickets, deadline)
                 except JournalMissing as error:
-                    waiting = self._without_entries(waiting, error)
+                    rest = self._without_entries(tickets, error)
+                    pending = [rest, *pending] if rest else pending
+                    self._answer_group(ticket for batch in pending for ticket in batch)
                     continue
             else:
                 outcomes = self._store.advance(
                     totals, self._floors, repair=self._repair, deadline=deadline
                 )
-            self._batch = sum(map(len, waiting.values()))
+            self._batch = len(tickets)
             seconds = self._clock() - started
+            again, went_back = self._settle(waiting, outcomes)
+            pending = again + pending
             self._observer.committed(self._batch, seconds)
+            self._answer_group(ticket for batch in pending for ticket in batch)
             if log.isEnabledFor(logging.DEBUG):
                 log.debug(Event("committed", batch=self._batch, duration=seconds, **_facts(totals)))
-            again: dict[str, list[_Ticket]] = {}
-            one_by_one: list[_Ticket] = []
-            for mode, outcome in outcomes.items():
-                tickets = waiting[mode]
-                if isinstance(outcome, CounterExhausted):
-                    if len(tickets) > 1 and any(ticket.entry for ticket in tickets):
-                        # Those which need no IDs, since they had them before, are met all the same.
-                        one_by_one += tickets
-                        continue
-                    again |= self._fitting(mode, tickets, outcome.available)
-                elif isinstance(outcome, CounterRegressed):
-                    self._note_regressed(outcome)
-                    self._look_at_all()
-                    again[mode] = tickets
-                elif isinstance(outcome, ModeBusy):
-                    self._defer(tickets, outcome)
-                elif isinstance(outcome, UniqueIDError):
-                    for ticket in tickets:
-                        ticket.fail(outcome)
-                elif entries and outcome.recorded:
-                    self._hand_out_recorded(mode, tickets, outcome)
-                else:
-                    self._hand_out(mode, tickets, outcome)
-            for ticket in one_by_one:
-                self._commit([ticket])
-            waiting = again
+            if went_back:
+                self._look_at_all()
+
+    def _advance_recorded(
+        self, totals: Mapping[str, int], tickets: list[_Ticket], deadline: float
+    ) -> Mapping[str, Advanced | UniqueIDError]:
+        """The same with the entries of those requests that have one."""
+        entries = [ticket.entry for ticket in tickets if ticket.entry is not None]
+        if not entries:
+            return self._store.advance(totals, self._floors, repair=self._repair, deadline=deadline)
+        return self._store.advance(
+            totals, self._floors, repair=self._repair, deadline=deadline, entries=entries
+        )
 
     @staticmethod
-    def _entries(waiting: Mapping[str, list[_Ticket]]) -> list[Entry]:
-        return [
-            ticket.entry
-            for tickets in waiting.values()
-            for ticket in tickets
-            if ticket.entry is not None
-        ]
-
-    @staticmethod
-    def _without_entries(
-        waiting: Mapping[str, list[_Ticket]], error: JournalMissing
-    ) -> dict[str, list[_Ticket]]:
+    def _without_entries(tickets: list[_Ticket], error: JournalMissing) -> list[_Ticket]:
         """The requests that nobody wants recorded; the others fail."""
-        rest: dict[str, list[_Ticket]] = {}
-        for mode, tickets in waiting.items():
-            for ticket in tickets:
-                if ticket.entry is None:
-                    rest.setdefault(mode, []).append(ticket)
+        for ticket in tickets:
+            if ticket.entry is not None:
+                ticket.fail(error)
+        return [ticket for ticket in tickets if ticket.entry is None]
+
+    def _settle(
+        self, waiting: Mapping[str, list[_Ticket]], outcomes: Mapping[str, Advanced | UniqueIDError]
+    ) -> tuple[list[list[_Ticket]], bool]:
+        """Give each request what became of it.
+
+        :returns: those that need another transaction, each list one of its own, and whether a
+            counter had gone back.
+        """
+        again: list[_Ticket] = []
+        one_by_one: list[list[_Ticket]] = []
+        went_back = False
+        for mode, outcome in outcomes.items():
+            tickets = waiting[mode]
+            if isinstance(outcome, CounterExhausted):
+                if self._with_entries and len(tickets) > 1:
+                    # Whose key had its range before needs no IDs, and is met all the same.
+                    one_by_one += [[ticket] for ticket in tickets]
                 else:
-                    ticket.fail(error)
-        return rest
+                    again += self._fitting(mode, tickets, outcome.available)
+            elif isinstance(outcome, CounterRegressed):
+                self._note_regressed(outcome)
+                went_back = True
+                again += tickets
+            elif isinstance(outcome, ModeBusy):
+                self._defer_busy(tickets, outcome)
+            elif isinstance(outcome, UniqueIDError):
+                for ticket in tickets:
+                    ticket.fail(outcome)
+            elif outcome.recorded:
+                self._hand_out_recorded(mode, tickets, outcome)
+                went_back |= outcome.regressed
+            else:
+                self._hand_out(mode, tickets, outcome)
+                went_back |= outcome.regressed
+        return ([again] if again else []) + one_by_one, went_back
 
     def _hand_out(self, mode: str, tickets: list[_Ticket], advanced: Advanced) -> None:
         first = advanced.first
@@ -610,8 +708,6 @@ class Allocator:
             ticket.give(first)
             first += ticket.count
         self._observer.handed_out(mode, len(tickets), total, first)
-        if advanced.regressed:
-            self._look_at_all()
 
     def _hand_out_recorded(self, mode: str, tickets: list[_Ticket], advanced: Advanced) -> None:
         """The same where some of them have entries, whose ranges the store has made."""
@@ -643,12 +739,8 @@ class Allocator:
             self._observer.handed_out(mode, met, taken, next_id)
         if replays:
             self._observer.replayed(replays)
-        if advanced.regressed:
-            self._look_at_all()
 
-    def _fitting(
-        self, mode: str, tickets: list[_Ticket], available: int
-    ) -> dict[str, list[_Ticket]]:
+    def _fitting(self, mode: str, tickets: list[_Ticket], available: int) -> list[_Ticket]:
         """The requests which fit into what is left, first come first served; the others fail."""
         fitting = []
         left = available
@@ -658,16 +750,16 @@ class Allocator:
                 fitting.append(ticket)
             else:
                 ticket.fail(CounterExhausted(mode, ticket.count, left))
-        return {mode: fitting} if fitting else {}
+        return fitting
 
-    def _defer(self, tickets: list[_Ticket], busy: ModeBusy) -> None:
+    def _defer_busy(self, tickets: list[_Ticket], busy: ModeBusy) -> None:
         """Let those who wait for a locked counter wait on, without the others."""
         now = self._clock()
         for ticket in tickets:
             if ticket.deadline <= now:
                 ticket.fail(DatabaseUnavailable(str(busy)))
             else:
-                self._deferred.append(ticket)
+                self._deferred.add(ticket)
         # A try may take as long as the database waits for a lock: as long is for the others.
         self._deferred_until = now + _LOOK_AGAIN
 

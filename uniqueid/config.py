@@ -62,6 +62,14 @@ def _one_of(*words: str) -> Reader:
     return read
 
 
+def _cpu(text: str) -> str:
+    if text.lower() in ("auto", "off"):
+        return text.lower()
+    if not re.fullmatch(r"[0-9]{1,4}", text, re.ASCII):
+        raise ValueError("must be auto, off or the number of a CPU")
+    return str(int(text))
+
+
 def _modes(text: str) -> tuple[str, ...]:
     """One mode a line or between commas; empty allows all."""
     modes = [mode.strip() for line in text.splitlines() for mode in line.split(",")]
@@ -183,6 +191,14 @@ class Settings:
         "What to do when the database holds less than this process has handed out, after a"
         " failover or a restored backup: advance goes on above the highest ID handed out, stop"
         " refuses every request until an operator has advanced the counters.",
+    )
+    cpu: str = _setting(
+        "auto",
+        _cpu,
+        "The CPU that the service keeps to: Python uses one at a time, and is faster when its"
+        " threads do not move between several. auto takes the least busy one of those that the"
+        " process may use, and moves when others crowd it; a number takes that one; off leaves"
+        " it to the system. Linux only.",
     )
     idempotency_ttl: float = _setting(
         "604800",

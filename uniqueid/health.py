@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from uniqueid import threads
 from uniqueid.errors import CounterRegressed, DatabaseUnavailable, SchemaError, UniqueIDError
 
 log = logging.getLogger(__name__)
@@ -127,8 +128,7 @@ class Watch:
         self._asked_at = now
         if self._thread is None:
             # With the first question: a server may fork before.
-            self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
-            self._thread.start()
+            self._thread = threads.start(self._run, "watch")
         self._changed.notify_all()
 
     def _run(self) -> None:

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
+import random
+import sqlite3
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -89,6 +92,26 @@ def _identity(name: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Set a database's journal mode to WAL.
+
+    SQLite does not wait for its time-out when two connections want to do so at once, since each
+    would wait for the other: the first look at a new file by several processes.
+
+    :raises sqlite3.OperationalError: when it is still locked after `LOCK_WAIT` seconds.
+    """
+    deadline = time.monotonic() + LOCK_WAIT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            return
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() >= deadline:
+                raise
+        time.sleep(random.uniform(0.001, 0.02))
+
+
 class SQLitePool(sqlite.SQLitePool):  # type: ignore[misc]
     """One connection a thread, made anew when the file is no longer the one that was opened."""
 
@@ -120,7 +143,7 @@ class SQLitePool(sqlite.SQLitePool):  # type: ignore[misc]
             # FULL: the fsync is done before COMMIT answers. WAL: one fsync a commit, and readers
             # that do not wait (SQLite's documentation, PRAGMA synchronous).
             self.con.execute("PRAGMA synchronous = FULL")
-            self.con.execute("PRAGMA journal_mode = WAL").fetchone()
+            _write_ahead(self.con)
         except BaseException:
             # Nobody may go on with a connection that is half set up.
             self.drop(self.con)

@@ -14,6 +14,7 @@ from uniqueid.auth import Tokens
 from uniqueid.config import Configuration, load
 from uniqueid.database_url import DatabaseURL
 from uniqueid.metrics import Metrics, State
+from uniqueid.placement import Placement
 from uniqueid.status import Status
 from uniqueid.store import Store
 from uniqueid.validation import Limits
@@ -28,13 +29,15 @@ class Service:
     configuration: Configuration
     store: Store
     allocator: Allocator
+    placement: Placement
     watch: health.Watch
     status: Status | None
     app: Bottle
 
     def start(self) -> None:
         """Start the threads, once; a process that forks does it after the fork."""
-        self.allocator.start()
+        self.placement.settle()
+        self.allocator.start(one_cpu=self.placement.cpu is not None)
         if self.status is not None:
             self.status.history.start()
 
@@ -67,6 +70,7 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
     logs.set_up(settings.log_level, settings.log_format)
     for warning in configuration.warnings:
         log.warning("%s", warning)
+    placement = Placement(settings.cpu)
     metrics = Metrics(configuration.database.kind)
     store = make_store(configuration, on_retry=metrics.retried)
     store.connect(settings.connect_attempts, settings.connect_wait)
@@ -136,7 +140,7 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
             },
         )
     )
-    return Service(configuration, store, allocator, watch, status, app)
+    return Service(configuration, store, allocator, placement, watch, status, app)
 
 
 def _tokens(name: str, file: str) -> Tokens | None:

@@ -70,6 +70,16 @@ Outcome = Advanced | UniqueIDError
 """What became of one mode: moved on, or refused alone while the others went through."""
 
 
+@dataclass(frozen=True)
+class _Left:
+    """Where this store left a counter."""
+
+    counter: str
+    next_id: int
+    alone: bool
+    """Whether nobody else had moved it between the last two times."""
+
+
 class _OneMode(Exception):
     """The transaction cannot be done with this mode in it."""
 
@@ -112,6 +122,7 @@ class Store:
         self._on_retry = on_retry
         self._clock = clock
         self._sleep = sleep
+        self._left: dict[str, _Left] = {}
         self._opened = False
         self._opening = threading.Lock()
         self._transact = db_session(serializable=True)(self._advance_all)
@@ -306,11 +317,13 @@ class Store:
                 self.open()
                 room = self._room(wanted, floors)
                 if not entries:
-                    return {**self._transact(wanted, floors, repair, room), **refused}
-                self._need_journal()
-                known = self.journal.find(entries) if look else None
-                done = self._transact_recorded(wanted, floors, repair, room, entries, known)
-                return {**done, **refused}
+                    outcomes = self._transact(wanted, floors, repair, room)
+                else:
+                    self._need_journal()
+                    known = self.journal.find(entries) if look else None
+                    outcomes = self._transact_recorded(wanted, floors, repair, room, entries, known)
+                self._remember(outcomes, wanted)
+                return {**outcomes, **refused}
             except _OneMode as error:
                 refused[error.mode] = error.outcome
                 if isinstance(error.outcome, ModeBusy):
@@ -338,6 +351,19 @@ class Store:
                     self.disconnect()
                 self._pause(attempt, cause, deadline, error)
                 attempt += 1
+
+    def _remember(self, outcomes: Mapping[str, Outcome], counts: Mapping[str, int]) -> None:
+        """Note where the counters are after a commit."""
+        for mode, outcome in outcomes.items():
+            left = self._left.get(mode)
+            if isinstance(outcome, Advanced):
+                if outcome.found == 0:
+                    continue
+                alone = left is None or left.next_id == outcome.found
+                next_id = outcome.first + counts[mode] - outcome.spared
+                self._left[mode] = _Left(outcome.counter, next_id, alone)
+            elif left is not None:
+                del self._left[mode]
 
     def _pause(self, attempt: int, cause: Cause, deadline: float, error: Exception) -> None:
         """Wait before another try, or give up when the deadline would pass."""
@@ -429,7 +455,8 @@ class Store:
         outcomes: dict[str, Outcome] = dict(moved)
         rows: list[tuple[Entry, int]] = []
         for mode, plan in plans.items():
-            outcome = moved.get(mode, Advanced(mode, 1, 1))
+            # A counter that was not asked has no next ID.
+            outcome = moved.get(mode, Advanced(mode, 1, 0))
             if not isinstance(outcome, Advanced):
                 if known is None and any(entry.key is not None for entry in by_mode[mode]):
                     raise _LookFirst
@@ -464,6 +491,9 @@ class Store:
         self, mode: str, count: int, floors: Mapping[str, int], repair: bool, room: int
     ) -> tuple[Outcome, bool]:
         execute = self.database.execute
+        advanced = self._advance_unread(mode, count, floors)
+        if advanced is not None:
+            return advanced, False
         row = execute(self._select, {}, {"mode": mode}).fetchone()
         if row is None:
             floor = self._floor_of_missing(mode, floors)
@@ -488,6 +518,24 @@ class Store:
             if execute(self._update, {}, values).rowcount != 1:
                 raise LostUpdate
         return Advanced(counter, first, found, regressed), row is None
+
+    def _advance_unread(self, mode: str, count: int, floors: Mapping[str, int]) -> Advanced | None:
+        """Move a counter on from where this store left it, which spares reading it.
+
+        Nothing is written, and the answer is None, unless the counter is exactly there. While
+        somebody else moves it as well, it is not tried.
+        """
+        left = self._left.get(mode)
+        if left is None or not left.alone or count == 0:
+            return None
+        floor = max(floors.get(left.counter, 1), floors.get(mode, 1))
+        next_id = left.next_id + count
+        if left.next_id < floor or next_id > MAX_ID + 1:
+            return None
+        values = {"mode": mode, "next_id": next_id, "found": left.next_id}
+        if self.database.execute(self._update, {}, values).rowcount != 1:
+            return None
+        return Advanced(left.counter, left.next_id, left.next_id)
 
     def _floor_of_missing(self, mode: str, floors: Mapping[str, int]) -> int:
         """The floor of a counter that the database does not have (any more)."""

@@ -17,6 +17,8 @@ MAX_MODE_LENGTH = 255
 MAX_NONCE_LENGTH = 128
 
 _PARAMETERS = frozenset({"range", "mode", "nonce"})
+# As nearly everybody writes them.
+_PLAIN = {name.encode(): name for name in _PARAMETERS}
 _DECIMAL = re.compile(r"[0-9]+", re.ASCII)
 # 2**63 has 19 digits; int() itself refuses more than 4,300 with an error of its own.
 _MAX_DIGITS = 19
@@ -89,13 +91,15 @@ def parse(
 def _collect(encoded: str, values: dict[str, list[bytes]]) -> None:
     for pair in encoded.encode("latin-1", "replace").split(b"&"):
         name, _, value = pair.partition(b"=")
-        key = _unquote(name).decode("utf-8", "replace")
+        key = _PLAIN.get(name) or _unquote(name).decode("utf-8", "replace")
         if key in _PARAMETERS:
             values.setdefault(key, []).append(_unquote(value))
 
 
 def _unquote(value: bytes) -> bytes:
-    return unquote_to_bytes(value.replace(b"+", b" "))
+    if b"%" in value or b"+" in value:
+        return unquote_to_bytes(value.replace(b"+", b" "))
+    return value
 
 
 def _read_range(values: list[bytes], max_range: int, faults: list[Fault]) -> int:

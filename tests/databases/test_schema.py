@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from pony.orm import db_session
@@ -121,6 +122,22 @@ def test_several_processes_may_sync_at_once(bare: Direct) -> None:
         list(pool.map(sync, range(4)))
     schema.check(bare.store, equal=True)
     assert bare.first("file") == 1
+
+
+def test_a_new_sqlite_file_may_be_opened_by_several_at_once(tmp_path: Path) -> None:
+    """SQLite does not wait by itself while two set the journal mode."""
+    barrier = threading.Barrier(4)
+
+    def look(number: int) -> None:
+        direct = Direct(f"sqlite:///{tmp_path}/{number}.sqlite3")
+        barrier.wait(30)
+        try:
+            direct.store.ping()
+        finally:
+            direct.store.disconnect()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(look, [number for number in range(100) for _thread in range(4)]))
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

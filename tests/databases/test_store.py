@@ -23,6 +23,7 @@ from uniqueid.errors import (
     ModeNotStorable,
     TooManyModes,
 )
+from uniqueid.store import Advanced
 
 from .conftest import Direct
 
@@ -73,6 +74,58 @@ def test_one_call_is_one_transaction(direct: Direct, monkeypatch: pytest.MonkeyP
     with pytest.raises(ZeroDivisionError):
         direct.advance({"a": 10, "b": 10, "c": 10})
     assert direct.store.counters() == {"a": 2, "b": 2, "c": 2}
+
+
+def statements(direct: Direct, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The first words of the SQL that a store runs from now on."""
+    words: list[str] = []
+    execute = direct.store.database.execute
+
+    def note(sql: str, *arguments: Any) -> Any:
+        words.append(sql.split()[0])
+        return execute(sql, *arguments)
+
+    monkeypatch.setattr(direct.store.database, "execute", note)
+    return words
+
+
+def test_a_counter_that_nobody_else_moves_is_not_read(
+    direct: Direct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One statement a transaction: the UPDATE, guarded by where this store left the counter."""
+    assert direct.first("file", 10) == 1
+    words = statements(direct, monkeypatch)
+    assert [direct.first("file", 5, file=11), direct.first("file", 1, file=16)] == [11, 16]
+    assert words == ["UPDATE", "UPDATE"]
+
+
+def test_a_counter_that_others_move_is_read(
+    make_store: Callable[..., Direct], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong guess writes nothing and is not made again until the counter stood still once."""
+    one, other = make_store(), make_store()
+    assert [one.first("file"), other.first("file")] == [1, 2]
+    words = statements(one, monkeypatch)
+    assert one.first("file", 1, file=2) == 3
+    assert words == ["UPDATE", "SELECT", "UPDATE"]
+    words.clear()
+    assert other.first("file", 1, file=3) == 4
+    assert one.first("file", 1, file=4) == 5
+    assert words == ["SELECT", "UPDATE"]
+    words.clear()
+    assert [one.first("file", 1, file=6), one.first("file", 1, file=7)] == [6, 7]
+    assert words == ["SELECT", "UPDATE", "UPDATE"]
+
+
+def test_a_counter_that_went_back_is_not_moved_on_unread(direct: Direct) -> None:
+    """Not even when it went back to where this store once left it."""
+    assert [direct.first("file", 10), direct.first("file", 10)] == [1, 11]
+    with db_session:
+        values = {"mode": "file", "next_id": 11, "found": 21}
+        assert direct.store.database.execute(direct.store._update, {}, values).rowcount == 1
+    outcome = direct.advance({"file": 1}, {"file": 21})["file"]
+    assert isinstance(outcome, Advanced)
+    assert (outcome.first, outcome.found, outcome.regressed) == (21, 11, True)
 
 
 def test_the_very_last_id_is_handed_out_and_no_other_after_it(direct: Direct) -> None:

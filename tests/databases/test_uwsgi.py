@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sqlite3
@@ -95,12 +96,22 @@ def waiting(service: Service) -> float:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_end_answers_what_was_accepted(service: Service, number: signal.Signals) -> None:
-    """Every request that waits for the database gets its IDs, then the process ends with 0."""
+@pytest.mark.parametrize("to_group", [False, True], ids=["master", "terminal"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_the_end_answers_what_was_accepted(
+    service: Service, number: signal.Signals, to_group: bool
+) -> None:
+    """Every request that waits for the database gets its IDs, then the process ends with 0.
+
+    A terminal sends its signals to the worker as well, in whichever of its threads.
+    """
+    assert service.process is not None
     with ThreadPoolExecutor(32) as pool:
         lock, futures = hold_up(service, pool, 32)
-        service.signal(number)
+        if to_group:
+            os.killpg(service.process.pid, number)
+        else:
+            service.signal(number)
         wait_until(lambda: "Gracefully killing worker" in service.log.read_text(), "the shutdown")
         lock.execute("ROLLBACK")
         lock.close()
@@ -108,6 +119,78 @@ def test_the_end_answers_what_was_accepted(service: Service, number: signal.Sign
     assert [body for status, body in answers if status != 200] == []
     assert sorted(body["startIndex"] for _, body in answers) == list(range(1, 33))
     assert service.wait() == 0
+
+
+def test_no_signal_is_delivered_to_a_thread_of_the_service(service: Service) -> None:
+    """uWSGI ends a worker in whichever thread its signal arrives, and the committer would wait for
+    its own end."""
+    assert service.process is not None
+    service.get("/readyz")
+    (worker,) = children(service.process.pid)
+    masks = {}
+    for task in Path(f"/proc/{worker}/task").iterdir():
+        status = dict(
+            line.split(":\t", 1) for line in (task / "status").read_text().splitlines() if line
+        )
+        masks[int(task.name)] = int(status["SigBlk"], 16)
+    wanted = [1 << (number - 1) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)]
+    open_to_signals = {
+        task for task, mask in masks.items() if not all(mask & bit for bit in wanted)
+    }
+    # The main thread takes them; uWSGI blocks them in the threads it starts itself.
+    assert open_to_signals == {worker}
+
+
+def children(process: int) -> list[int]:
+    text = Path(f"/proc/{process}/task/{process}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def cpus(process: int) -> set[str]:
+    """Which CPUs its threads may use, as the system writes it."""
+    found = set()
+    for task in Path(f"/proc/{process}/task").iterdir():
+        lines = (task / "status").read_text().splitlines()
+        found |= {line.split()[1] for line in lines if line.startswith("Cpus_allowed_list")}
+    return found
+
+
+def test_all_threads_keep_to_one_cpu(service: Service) -> None:
+    """Those of uWSGI, the committer, and what else there is; the master is left alone."""
+    assert service.process is not None
+    service.allocate("file", 1)
+    service.get("/readyz")
+    (worker,) = children(service.process.pid)
+    (where,) = cpus(worker)
+    assert int(where) in os.sched_getaffinity(0)
+    assert f'message="runs on one CPU" cpu={where}' in service.log.read_text() or (
+        len(os.sched_getaffinity(0)) == 1
+    )
+
+
+@pytest.mark.parametrize("setting", ["off", "the last"])
+def test_the_cpu_can_be_set(url: str, setting: str) -> None:
+    """To one by its number, or not at all."""
+    mine = os.sched_getaffinity(0)
+    cpu = "off" if setting == "off" else str(max(mine))
+    with servers.running(Service(url, cpu=cpu)) as service:
+        assert service.process is not None
+        (worker,) = children(service.process.pid)
+        (where,) = cpus(worker)
+        if setting == "off":
+            assert (where == str(max(mine))) is (len(mine) == 1)
+        else:
+            assert where == cpu
+
+
+def test_a_cpu_that_there_is_not_ends_the_start(url: str) -> None:
+    """The line says which ones there are."""
+    service = Service(url, cpu="9999")
+    service.cmd("dbsync")
+    log = failed_start(service)
+    assert "[uniqueid] cpu = '9999'" in log
+    assert "this process may use" in log
+    assert "Traceback" not in log
 
 
 def test_sighup_answers_what_was_accepted_and_serves_on(service: Service) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
 
-from uniqueid import __version__
+from uniqueid import __version__, threads
 from uniqueid.errors import MAX_ID
 from uniqueid.metrics import OTHER, SECONDS, Metrics
 
@@ -125,8 +125,7 @@ class History:
         with self._starting:
             if self._thread is None:
                 self.take()
-                self._thread = threading.Thread(target=self._run, name="history", daemon=True)
-                self._thread.start()
+                self._thread = threads.start(self._run, "history")
 
     def close(self, timeout: float | None = None) -> None:
         """End the thread."""
@@ -141,12 +140,7 @@ class History:
     def take(self) -> None:
         """Add a sample of now."""
         metrics = self._metrics
-        durations = [0.0] * (len(SECONDS) + 1)
-        place = {str(bound): index for index, bound in enumerate(SECONDS)}
-        for family in metrics.request_seconds.collect():
-            for sample in family.samples:
-                if sample.name.endswith("_bucket") and sample.labels["route"] == "/getid":
-                    durations[place.get(sample.labels["le"], -1)] = sample.value
+        _statuses, durations, _seconds = metrics.route("/getid").read()
         transactions = batched = 0.0
         for family in metrics.batch.collect():
             for sample in family.samples:
