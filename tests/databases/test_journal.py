@@ -22,6 +22,7 @@ from uniqueid.errors import (
     MAX_ID,
     CounterExhausted,
     CounterRegressed,
+    DatabaseUnavailable,
     JournalMissing,
     KeyReused,
     ModeBusy,
@@ -187,6 +188,11 @@ def test_a_new_key_costs_a_batch_one_statement_and_no_key_none(
     record(direct, *many, floors={"file": 3})
     assert [sql for sql in seen if "journal" in sql] == ["INSERT journal"]
     assert len(seen) == len(without) + 1
+    # Nor do replays make the next request without a key more expensive.
+    record(direct, entry("file", 1, "key 7"), entry("file", 2), floors={"file": 53})
+    seen.clear()
+    direct.first("file", 1, file=55)
+    assert seen == without
 
 
 def test_refused_requests_leave_their_key_free(make_store: Callable[..., Direct]) -> None:
@@ -343,9 +349,11 @@ def test_without_the_table_only_entries_are_refused(bare: Direct) -> None:
     assert placed(bare, entry("file", 1, "one")) == Placed(2)
     with db_session:
         bare.store.database.execute("DROP TABLE uniqueidjournal", {}, {})
-    for _time in range(2):
-        with pytest.raises(Exception, match="journal"):
-            record(bare, entry("file", 1, "one"))
+    with pytest.raises(DatabaseUnavailable, match="uniqueidjournal"):
+        record(bare, entry("file", 1, "one"))
+    # And from then on it is known to have gone.
+    with pytest.raises(JournalMissing):
+        record(bare, entry("file", 1, "one"))
     assert bare.first("file") == 3
 
 
@@ -463,6 +471,20 @@ def make_allocator(make_store: Callable[..., Direct]) -> Iterator[Callable[[], A
     yield make
     for allocator in made:
         assert allocator.close(60)
+
+
+def test_a_key_that_the_database_forgot_gets_a_second_range_above_the_first(
+    make_allocator: Callable[[], Allocator], direct: Direct
+) -> None:
+    """Counter and journal went back together, by a failover or a restore: no ID comes twice."""
+    allocator = make_allocator()
+    assert allocator.allocate("file", 10, None, entry("file", 10, "one")) == 1
+    with db_session:
+        direct.store.database.execute("DELETE FROM uniqueidjournal", {}, {})
+        direct.store.database.execute("DELETE FROM uniqueindex", {}, {})
+    again = entry("file", 10, "one")
+    assert allocator.allocate("file", 10, None, again) == 11
+    assert not again.replayed
 
 
 def test_many_clients_of_two_services_with_few_keys(
