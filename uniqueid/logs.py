@@ -6,8 +6,8 @@ import itertools
 import json
 import logging
 import re
+import secrets
 import sys
-import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -88,7 +88,7 @@ def set_up(level: str, format: str = "keyvalue") -> None:
 def request_id(environ: Mapping[str, Any]) -> str:
     """The number that a proxy or client gave a request, or a random one."""
     given: str = environ.get(REQUEST_ID, "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
 
 log = logging.getLogger("uniqueid.access")

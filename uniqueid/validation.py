@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Container
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from uniqueid.entries import MAX_CLIENT_LENGTH, MAX_KEY_LENGTH, MIN_KEY_LENGTH
@@ -170,6 +171,7 @@ def _read_key(header: str, faults: list[Fault]) -> str | None:
     return None
 
 
+@lru_cache(1024)
 def client_name(header: str) -> str:
     """What a client calls itself, fit for the journal and for a terminal.
 
