@@ -25,8 +25,7 @@ COPY setup.py pyproject.toml README.md LICENSE ./
 COPY pacifica pacifica
 COPY uniqueid uniqueid
 RUN /opt/uniqueid/bin/pip install --no-build-isolation --no-deps --no-index . \
-    && /opt/uniqueid/bin/pip check \
-    && /opt/uniqueid/bin/pip uninstall -y --quiet pip \
+    && /opt/uniqueid/bin/pip uninstall -y --quiet pip setuptools \
     && /opt/uniqueid/bin/pacifica-uniqueid-cmd --version
 # The database is the environment's to name: a URL in the file would go before the old variables.
 COPY uwsgi.ini config.cfg /etc/uniqueid/

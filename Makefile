@@ -3,7 +3,7 @@
 # make check   what takes seconds
 # make image   the container image, with docker, podman or buildah
 # make chaos   the fault tests for MINUTES=30
-# make bench   requests per second, side by side
+# make bench   requests per second, side by side; bench-full takes more clients, and half an hour
 # make clean   remove what these made; databases are kept
 
 PYTHON ?= python3
@@ -12,8 +12,9 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find uniqueid pacifica -type f -not -name '*.pyc') setup.py pyproject.toml README.md
 UWSGI_ARGS ?=
 IMAGE_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: run test check chaos image bench clean
+.PHONY: run test check chaos image bench bench-full clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run
@@ -44,7 +45,13 @@ chaos: $(VENV)/test
 
 bench: $(VENV)/test
 	.ci/setup test
-	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
+
+bench-full: $(VENV)/test
+	.ci/setup test
+	$(BIN)/python benchmarks/bench.py --clients 1,8,32,64,256 --rounds 5 --seconds 3 $(BENCH_ARGS)
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/client.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -64,6 +64,9 @@ setup(
         "client": CLIENT,
         "docs": DOCS,
         "test": [
+            # What the benchmarks compare with, and their plot.
+            "redis>=5",
+            "matplotlib>=3.8",
             *POSTGRESQL,
             *CLIENT,
             *DOCS,

@@ -1,54 +1,70 @@
-"""Requests a second of the service and of what it is compared with, side by side.
+"""Requests a second of the service and of what it is compared with, side by side in one run.
 
 Each contestant is first asked for ranges by as many clients as in the measurement, and every answer
-is checked: a number is printed only for one that gave no ID twice. The rounds alternate, so that
-what else the machine does falls on all of them; what is claimed is the ratio within one run.
+is checked: how many IDs were given twice is printed beside its speed. The rounds alternate between
+the contestants, so that what else the machine does falls on all of them; what is claimed is a ratio
+within one run, with its lowest and highest round.
+
+All contestants but the old service, which runs as its documentation starts it, are kept on one CPU
+and stand behind the service's own uWSGI settings; the load comes from the other CPUs. Databases run
+with the durability that they are shipped with: a commit is on disk when it is answered.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import raw
+from peers import (
+    Ceiling,
+    Flickr,
+    Nextval,
+    OneTransaction,
+    Ours,
+    PlainPony,
+    Redis,
+    RedisIncrBy,
+    Upstream,
+    place,
+    servers,
+)
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))
-
-import servers  # noqa: E402
-
 TARGET = "/getid?range=1&mode=file"
 
-
-class OneTransaction(servers.Service):
-    """The service's own store, but each request a transaction of its own."""
-
-    module = "one_transaction"
-
-    def command(self) -> list[str]:
-        return [*super().command(), "--pythonpath", str(HERE), "--module", self.module]
-
-
-class PlainPony(OneTransaction):
-    """A route that bumps a counter in a transaction of Pony's."""
-
-    module = "plain_pony"
+OURS = "this service"
+CEILING = "the ceiling: a counter in memory"
+ONE = "this store, a transaction each"
+PLAIN = "plain Pony, a transaction each"
+UPSTREAM = "pacifica-uniqueid 0.5.1"
+FLICKR = "Flickr's ticket table"
+NEXTVAL = "PostgreSQL's nextval"
+REDIS = "Redis INCRBY"
 
 
-OURS = "group commit"
-BASE = "plain Pony, one transaction"
-CONTESTANTS = {
-    OURS: servers.Service,
-    "this store, one transaction": OneTransaction,
-    BASE: PlainPony,
-}
-"""Behind the same HTTP and the same uWSGI settings."""
+@dataclass
+class Load:
+    """What one round of load showed."""
+
+    rate: float
+    """Requests a second."""
+    p50: float
+    p99: float
+    """Milliseconds."""
+    errors: int
+    cpu: float
+    """Microseconds of the server's own processes a request; the database's are not in it."""
 
 
 @dataclass
@@ -57,23 +73,64 @@ class Contestant:
 
     name: str
     database: str
-    service: servers.Service
+    server: Ours | Upstream
     answers: int = 0
     duplicates: int = 0
     errors: int = 0
-    rates: list[float] = field(default_factory=list)
-    p99: list[float] = field(default_factory=list)
+    memory: float = 0
+    """MiB, of its processes, shared pages counted once."""
+    loads: dict[int, list[Load]] = field(default_factory=dict)
+    """By number of clients."""
+
+    def rates(self, clients: int) -> list[float]:
+        return [load.rate for load in self.loads[clients]]
 
 
-def prove(contestant: Contestant, clients: int, seconds: int) -> None:
+def tree(process: int) -> list[int]:
+    """A process and all below it."""
+    found = [process]
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").iterdir():
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def cpu_seconds(process: int) -> float:
+    """Seconds of CPU that a process and those below it have used."""
+    ticks = 0
+    for member in tree(process):
+        columns = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(columns[11]) + int(columns[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def memory(process: int) -> float:
+    """MiB of a process and those below it."""
+    total = 0
+    for member in tree(process):
+        text = Path(f"/proc/{member}/smaps_rollup").read_text()
+        total += sum(int(number) for number in re.findall(r"^Pss: +(\d+) kB", text, re.MULTILINE))
+    return total / 1024
+
+
+def wrk(url: str, clients: int, seconds: int, load: Iterable[int], *more: str) -> str:
+    """Run the load and return what it says."""
+    where = ["taskset", "-c", ",".join(map(str, sorted(load)))]
+    threads = min(len(list(load)), clients, 4)
+    return subprocess.run(
+        [*where, "wrk", f"-t{threads}", f"-c{clients}", f"-d{seconds}s", "--timeout=10s"]
+        + ["--latency", *more[:2], url, *more[2:]],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+def prove(contestant: Contestant, clients: int, seconds: int, load: Iterable[int]) -> None:
     """Record every answer for a while and count what was given twice."""
+    url = contestant.server.url + TARGET
     with tempfile.TemporaryDirectory() as directory:
-        subprocess.run(
-            ["wrk", "-t2", f"-c{clients}", f"-d{seconds}", "-s", str(HERE / "record.lua")]
-            + [contestant.service.url + TARGET, "--", directory],
-            check=True,
-            capture_output=True,
-        )
+        wrk(url, clients, seconds, load, "-s", str(HERE / "record.lua"), "--", directory)
         lines = [line for file in Path(directory).iterdir() for line in file.open()]
     ranges = []
     for line in lines:
@@ -85,103 +142,236 @@ def prove(contestant: Contestant, clients: int, seconds: int) -> None:
     ranges.sort()
     end = 0
     for first, last in ranges:
-        contestant.duplicates += max(0, end - first + 1)
+        contestant.duplicates += max(0, min(end, last) - first + 1)
         end = max(end, last)
     contestant.answers = len(ranges)
 
 
-def measure(contestant: Contestant, clients: int, seconds: int, *options: str) -> None:
-    """One round of load, with more options of wrk."""
-    text = subprocess.run(
-        ["wrk", f"-t{min(2, clients)}", f"-c{clients}", f"-d{seconds}", "--latency", *options]
-        + [contestant.service.url + TARGET],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
+def measure(contestant: Contestant, clients: int, seconds: int, load: Iterable[int]) -> None:
+    """One round of load."""
+    server = contestant.server
+    assert server.process is not None
+    before = cpu_seconds(server.process.pid)
+    text = wrk(server.url + TARGET, clients, seconds, load)
+    used = cpu_seconds(server.process.pid) - before
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
-    tail = re.search(r"99%\s+([\d.]+)(us|ms|s)", text)
-    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    requests = re.search(r"(\d+) requests in", text)
     assert rate is not None, text
-    assert tail is not None, text
-    contestant.errors += int(refused.group(1)) if refused else 0
-    contestant.rates.append(float(rate.group(1)))
-    unit = {"us": 0.001, "ms": 1.0, "s": 1000.0}[tail.group(2)]
-    contestant.p99.append(float(tail.group(1)) * unit)
+    assert requests is not None, text
+    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    broken = re.search(
+        r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text
+    )
+    errors = int(refused.group(1)) if refused else 0
+    errors += sum(map(int, broken.groups())) if broken else 0
+    contestant.errors += errors
+    contestant.loads.setdefault(clients, []).append(
+        Load(
+            rate=float(rate.group(1)),
+            p50=_milliseconds(text, "50%"),
+            p99=_milliseconds(text, "99%"),
+            errors=errors,
+            cpu=used / max(1, int(requests.group(1))) * 1e6,
+        )
+    )
+
+
+def _milliseconds(text: str, name: str) -> float:
+    found = re.search(rf"{name}\s+([\d.]+)(us|ms|s)\s", text)
+    assert found is not None, text
+    return float(found.group(1)) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found.group(2)]
+
+
+def contestants(stack: ExitStack, cpu: int | None, only: set[str]) -> list[Contestant]:
+    """Start all that are compared, and their databases."""
+    directory = stack.enter_context(tempfile.TemporaryDirectory())
+    # Several contestants have a connection for each of their 64 threads.
+    mariadb = servers.MariaDB("--max-connections=1000")
+    postgresql = servers.PostgreSQL("max_connections=1000")
+    redis = Redis()
+    for server in (mariadb, postgresql, redis):
+        stack.callback(server.remove)
+        server.start()
+    # The old service does not decode what is in its URL.
+    mariadb.sql("CREATE USER plain IDENTIFIED BY 'plain'; GRANT ALL ON `test_%`.* TO plain")
+    numbers = iter(range(100))
+
+    def sqlite() -> str:
+        return f"sqlite:///{directory}/{next(numbers)}.sqlite3"
+
+    def maria() -> str:
+        return mariadb.url(mariadb.new_database())
+
+    def postgres() -> str:
+        return postgresql.url(postgresql.new_database())
+
+    def plain_maria() -> str:
+        name = mariadb.new_database("CHARACTER SET utf8mb4")
+        return f"mysql://plain:plain@127.0.0.1:{mariadb.port}/{name}"
+
+    wanted: list[tuple[str, str, Callable[[], Ours | Upstream]]] = []
+    for database, url in {"SQLite": sqlite, "MariaDB": maria, "PostgreSQL": postgres}.items():
+        wanted += [
+            (OURS, database, lambda url=url: Ours(url(), cpu)),
+            (ONE, database, lambda url=url: OneTransaction(url(), cpu)),
+            (PLAIN, database, lambda url=url: PlainPony(url(), cpu)),
+        ]
+    old = {
+        "SQLite": lambda: f"sqliteext:///{directory}/{next(numbers)}.sqlite3",
+        "MariaDB": plain_maria,
+        "PostgreSQL": postgres,
+    }
+    wanted += [
+        (UPSTREAM, database, lambda url=url: Upstream(url())) for database, url in old.items()
+    ]
+    wanted += [
+        (CEILING, "none", lambda: Ceiling(sqlite(), cpu)),
+        (FLICKR, "MariaDB", lambda: Flickr(maria(), cpu)),
+        (NEXTVAL, "PostgreSQL", lambda: Nextval(postgres(), cpu)),
+        (REDIS, "Redis", lambda: RedisIncrBy(sqlite(), cpu, REDIS_PORT=str(redis.port))),
+    ]
+    started = []
+    for name, database, make in wanted:
+        if not only or name in only:
+            server = make()
+            stack.callback(server.remove)
+            server.start()
+            started.append(Contestant(name, database, server))
+    order = ["none", "SQLite", "MariaDB", "PostgreSQL", "Redis"]
+    return sorted(started, key=lambda item: (order.index(item.database), item.name != OURS))
+
+
+def spread(values: list[float]) -> str:
+    """Median, lowest and highest."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f}..{max(values):.2f})"
+
+
+def rows(found: list[Contestant], clients: list[int]) -> list[dict[str, object]]:
+    """The numbers, one row for each contestant and number of clients."""
+    (ceiling,) = [item for item in found if item.name == CEILING] or [None]
+    table: list[dict[str, object]] = []
+    for number in clients:
+        for item in found:
+            loads = item.loads[number]
+            rates = item.rates(number)
+            row: dict[str, object] = {
+                "clients": number,
+                "database": item.database,
+                "contestant": item.name,
+                "requests_per_second": round(statistics.median(rates)),
+                # Each request is for one ID.
+                "ids_per_second": round(statistics.median(rates)),
+                "p50_ms": round(statistics.median(load.p50 for load in loads), 2),
+                "p99_ms": round(statistics.median(load.p99 for load in loads), 2),
+                "cpu_us_per_request": round(statistics.median(load.cpu for load in loads), 1),
+                "memory_mib": round(item.memory, 1),
+                "answers_checked": item.answers,
+                "duplicates": item.duplicates,
+                "errors": item.errors,
+                "rates": [round(rate) for rate in rates],
+            }
+            if ceiling is not None:
+                pairs = zip(rates, ceiling.rates(number), strict=True)
+                row["of_the_ceiling"] = [round(rate / top, 3) for rate, top in pairs]
+            table.append(row)
+    return table
+
+
+def show(table: list[dict[str, object]]) -> None:
+    """Print the table."""
+    print(
+        f"{'clients':>7}  {'database':<10} {'contestant':<33} {'requests/s':>10}"
+        f" {'of the ceiling':>20} {'p50 ms':>8} {'p99 ms':>8} {'CPU us':>7} {'MiB':>6}"
+        f" {'checked':>8} {'duplicates':>10} {'errors':>7}"
+    )
+    for row in table:
+        ratios = row.get("of_the_ceiling")
+        print(
+            f"{row['clients']:>7}  {row['database']:<10} {row['contestant']:<33}"
+            f" {row['requests_per_second']:>10}"
+            f" {spread(ratios) if isinstance(ratios, list) else '':>20}"
+            f" {row['p50_ms']:>8} {row['p99_ms']:>8} {row['cpu_us_per_request']:>7}"
+            f" {row['memory_mib']:>6} {row['answers_checked']:>8} {row['duplicates']:>10}"
+            f" {row['errors']:>7}"
+        )
+
+
+def ratios(found: list[Contestant], clients: list[int], commits: dict[str, float]) -> list[str]:
+    """What is claimed, each with its lowest and highest round."""
+
+    def rates(name: str, database: str, number: int) -> list[float] | None:
+        item = next((i for i in found if (i.name, i.database) == (name, database)), None)
+        return None if item is None else item.rates(number)
+
+    lines = []
+    for number in clients:
+        for database in ("SQLite", "MariaDB", "PostgreSQL"):
+            mine = rates(OURS, database, number)
+            for name, where in (
+                (CEILING, "none"),
+                (ONE, database),
+                (PLAIN, database),
+                (UPSTREAM, database),
+                (REDIS, "Redis"),
+                (FLICKR, "MariaDB"),
+                (NEXTVAL, "PostgreSQL"),
+            ):
+                theirs = rates(name, where, number)
+                if mine and theirs:
+                    pairs = [one / other for one, other in zip(mine, theirs, strict=True)]
+                    lines.append(
+                        f"{number:>4} clients, {database:<10} / {name:<33} {spread(pairs)}"
+                    )
+            top = rates(CEILING, "none", number)
+            if number == 1 and mine and top and database in commits:
+                one_after_the_other = [1 / (1 / rate + 1 / commits[database]) for rate in top]
+                pairs = [a / b for a, b in zip(mine, one_after_the_other, strict=True)]
+                lines.append(
+                    f"   1 client,  {database:<10} / the ceiling, then the raw driver's commit"
+                    f" ({commits[database]:.0f}/s): {spread(pairs)}"
+                )
+    return lines
 
 
 def main() -> int:
     """Run the comparison; exit 1 when the service itself gave an ID twice or an error."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clients", type=int, default=64, help="connections (64)")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--clients", default="1,64", help="connections, several with commas (1,64)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each contestant (3)")
-    parser.add_argument("--seconds", type=int, default=5, help="seconds a round (5)")
+    parser.add_argument("--seconds", type=int, default=2, help="seconds a round (2)")
+    parser.add_argument("--only", default="", help="names of contestants, with commas (all)")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    parser.add_argument("--plot", metavar="FILE", help="draw them there, as PNG")
     arguments = parser.parse_args()
-    contestants: list[Contestant] = []
+    clients = [int(number) for number in arguments.clients.split(",")]
+    only = {name for name in arguments.only.split(",") if name}
+    cpu, load = place()
     with ExitStack() as stack:
-        mariadb = servers.MariaDB()
-        stack.callback(mariadb.remove)
-        mariadb.start()
-        postgresql = servers.PostgreSQL()
-        stack.callback(postgresql.remove)
-        postgresql.start()
-        directory = stack.enter_context(tempfile.TemporaryDirectory())
-        for number, (name, make) in enumerate(CONTESTANTS.items()):
-            urls = {
-                "SQLite": f"sqlite:///{directory}/{number}.sqlite3",
-                "MariaDB": mariadb.url(mariadb.new_database()),
-                "PostgreSQL": postgresql.url(postgresql.new_database()),
-            }
-            for database, url in urls.items():
-                service = make(url)
-                stack.callback(service.remove)
-                service.start()
-                contestants.append(Contestant(name, database, service))
-        contestants.sort(key=lambda item: item.database)
-        for contestant in contestants:
-            prove(contestant, arguments.clients, arguments.seconds)
-        for _ in range(arguments.rounds):
-            for contestant in contestants:
-                measure(contestant, arguments.clients, arguments.seconds)
-    return report(contestants, arguments.json)
-
-
-def report(contestants: list[Contestant], file: str | None) -> int:
-    """Print the table; the exit status."""
-    base = {
-        item.database: statistics.median(item.rates) for item in contestants if item.name == BASE
-    }
-    rows = []
-    print(
-        f"{'database':<11} {'contestant':<28} {'requests/s':>10} {'ratio':>6} {'spread':>13}",
-        end="",
-    )
-    print(f" {'p99 ms':>7} {'proved':>8} {'duplicates':>10} {'errors':>7}")
-    for item in contestants:
-        ratios = [rate / base[item.database] for rate in item.rates]
-        row = {
-            "database": item.database,
-            "contestant": item.name,
-            "requests_per_second": round(statistics.median(item.rates)),
-            "ratio": round(statistics.median(ratios), 2),
-            "ratio_lowest": round(min(ratios), 2),
-            "ratio_highest": round(max(ratios), 2),
-            "p99_ms": round(statistics.median(item.p99), 1),
-            "answers_checked": item.answers,
-            "duplicates": item.duplicates,
-            "errors": item.errors,
-        }
-        rows.append(row)
-        spread = f"{row['ratio_lowest']}..{row['ratio_highest']}"
-        print(
-            f"{item.database:<11} {item.name:<28} {row['requests_per_second']:>10}"
-            f" {row['ratio']:>6} {spread:>13} {row['p99_ms']:>7} {item.answers:>8}"
-            f" {item.duplicates:>10} {item.errors:>7}"
+        found = contestants(stack, cpu, only)
+        for item in found:
+            prove(item, max(clients), min(2, arguments.seconds), load)
+        for number in clients:
+            for _ in range(arguments.rounds):
+                for item in found:
+                    measure(item, number, arguments.seconds, load)
+        for item in found:
+            assert item.server.process is not None
+            item.memory = memory(item.server.process.pid)
+        commits = raw.commits_per_second(arguments.seconds, cpu) if 1 in clients else {}
+    table = rows(found, clients)
+    show(table)
+    print("\nHow many times as fast, in the median round (lowest..highest):")
+    claims = ratios(found, clients, commits)
+    print("\n".join(claims))
+    if arguments.json:
+        Path(arguments.json).write_text(
+            json.dumps({"rows": table, "ratios": claims, "raw_commits": commits}, indent=1) + "\n"
         )
-    if file:
-        Path(file).write_text(json.dumps(rows, indent=1) + "\n")
-    ours = [item for item in contestants if item.name == OURS]
+    if arguments.plot:
+        import plot
+
+        plot.draw(table, max(n for n in clients if n <= 64), Path(arguments.plot))
+    ours = [item for item in found if item.name == OURS]
     return int(any(item.duplicates or item.errors or not item.answers for item in ours))
 
 

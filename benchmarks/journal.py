@@ -8,22 +8,57 @@ must be in exactly one row.
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
+import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-import bench  # noqa: E402
 import servers  # noqa: E402
 
 from uniqueid import database_url  # noqa: E402
 from uniqueid.store import Store  # noqa: E402
 
 OFF, KEYS, ON = "neither", "a key with each request", "journal = on"
+
+
+@dataclass
+class Contestant:
+    """A running service and what was measured of it."""
+
+    name: str
+    database: str
+    service: servers.Service
+    errors: int = 0
+    rates: list[float] = field(default_factory=list)
+    p99: list[float] = field(default_factory=list)
+
+
+def measure(contestant: Contestant, clients: int, seconds: int) -> None:
+    """One round of load."""
+    script = ["-s", str(HERE / "key.lua")] if contestant.name == KEYS else []
+    text = subprocess.run(
+        ["wrk", f"-t{min(2, clients)}", f"-c{clients}", f"-d{seconds}", "--latency", *script]
+        + [contestant.service.url + "/getid?range=1&mode=file"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
+    tail = re.search(r"99%\s+([\d.]+)(us|ms|s)", text)
+    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    assert rate is not None, text
+    assert tail is not None, text
+    contestant.errors += int(refused.group(1)) if refused else 0
+    contestant.rates.append(float(rate.group(1)))
+    unit = {"us": 0.001, "ms": 1.0, "s": 1000.0}[tail.group(2)]
+    contestant.p99.append(float(tail.group(1)) * unit)
 
 
 def recorded(url: str) -> tuple[int, int]:
@@ -55,7 +90,7 @@ def main() -> int:
         stack.callback(postgresql.remove)
         postgresql.start()
         directory = stack.enter_context(tempfile.TemporaryDirectory())
-        made: dict[tuple[str, str], bench.Contestant] = {}
+        made: dict[tuple[str, str], Contestant] = {}
         for name in (OFF, KEYS, ON):
             for database, url in {
                 "SQLite": f"sqlite:///{directory}/{len(made)}.sqlite3",
@@ -66,12 +101,11 @@ def main() -> int:
                 service = servers.Service(url, **settings)
                 stack.callback(service.remove)
                 service.start()
-                made[database, name] = bench.Contestant(name, database, service)
+                made[database, name] = Contestant(name, database, service)
         order = sorted(made)
         for _round in range(arguments.rounds):
             for key in order:
-                script = ["-s", str(HERE / "key.lua")] if key[1] == KEYS else []
-                bench.measure(made[key], arguments.clients, arguments.seconds, *script)
+                measure(made[key], arguments.clients, arguments.seconds)
         print(f"{'database':<11} {'':<24} {'requests/s':>10} {'ratio':>6} {'spread':>11}", end="")
         print(f" {'p99 ms':>7} {'IDs':>8} {'recorded':>8}")
         for key in order:

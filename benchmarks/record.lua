@@ -9,8 +9,8 @@ function init(args)
     out:setvbuf("full")
 end
 function response(status, headers, body)
-    if status == 200 then
-        local first, last = body:match('"startIndex": (%d+), "endIndex": (%d+)')
+    local first, last = body:match('"startIndex": (%-?%d+), "endIndex": (%-?%d+)')
+    if status == 200 and first then
         out:write(first, " ", last, "\n")
     else
         out:write("status ", status, "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,7 @@ from uniqueid.errors import (
     ModeBusy,
     Overloaded,
     TooManyModes,
+    Unexpected,
 )
 
 
@@ -179,13 +181,25 @@ def test_a_locked_mode_is_given_up_at_the_deadline(store: FakeStore) -> None:
 
 
 def test_an_unexpected_error_fails_its_batch_and_not_the_committer(
-    allocator: Allocator, store: FakeStore
+    allocator: Allocator, store: FakeStore, crowd: Crowd, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The next request is served."""
-    store.errors = [ZeroDivisionError()]
-    with pytest.raises(ZeroDivisionError):
-        allocator.allocate("file", 1)
-    assert allocator.allocate("file", 1) == 1
+    """The next request is served, and the log has an error of a batch once, whoever asked."""
+    first = hold_up(store, crowd)
+    waiting = [crowd.ask("file", 1) for _ in range(5)]
+    store.errors = [ZeroDivisionError("alone"), ZeroDivisionError("five")]
+    with caplog.at_level(logging.ERROR, "uniqueid"):
+        store.gate.set()
+        references = set()
+        for future in [first, *waiting]:
+            with pytest.raises(Unexpected) as caught:
+                future.result(30)
+            references.add(caught.value.reference)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == len(references) == 2
+    assert {line.rpartition(" ")[2] for line in told} == references
+    assert told[1].startswith("a batch of 5 requests failed")
+    assert "ZeroDivisionError: five" in caplog.text
+    assert allocator.allocate("file", 1) >= 1
 
 
 def test_a_database_that_is_down_refuses_all_who_wait_and_those_who_come(
@@ -267,9 +281,18 @@ def test_a_counter_that_went_back_is_raised_above_what_was_handed_out(
     assert allocator.allocate("file", 5) == 101
     wait_until(lambda: store.values.get("other") == 51, "the other counter being raised")
     assert store.values["file"] == 106
-    lines = [record.message for record in caplog.records if record.levelname == "ERROR"]
-    assert any("'file'" in line and "41" in line and "100" in line for line in lines)
-    assert any("'other'" in line for line in lines)
+
+    def told() -> list[str]:
+        lines = [record.getMessage() for record in caplog.records]
+        return [line for line in lines if "COUNTER WENT BACK" in line]
+
+    wait_until(lambda: len(told()) >= 2, "both being told")
+    assert allocator.allocate("file", 5) == 106
+    assert "'file'" in told()[0]
+    assert "is 41," in told()[0]
+    assert "up to 100 " in told()[0]
+    assert "'other'" in told()[1]
+    assert len(told()) == 2
 
 
 def test_a_new_connection_has_every_counter_compared(
@@ -368,3 +391,32 @@ def test_of_a_crowd_that_waits_for_long_only_so_many_stay(store: FakeStore) -> N
     finally:
         store.gate.set()
         allocator.close(30)
+
+
+def test_the_end_of_a_counter_reaches_the_log_once(
+    allocator: Allocator, store: FakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many requests meet it, with what is left."""
+    store.values["full"] = MAX_ID - 1
+    for _ in range(3):
+        with pytest.raises(CounterExhausted):
+            allocator.allocate("full", 5)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("mode 'full' has 2 IDs left")
+    assert line.endswith("409")
+
+
+def test_a_database_that_answers_and_yet_fails_is_told_once(
+    allocator: Allocator, store: FakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with a full disk: a sign of life is not the end of it, a transaction is."""
+    for _ in range(3):
+        store.errors = [DatabaseUnavailable("no space")]
+        with pytest.raises(DatabaseUnavailable):
+            allocator.allocate("file", 1)
+        wait_until(lambda: allocator.down is None, "the database being asked")
+    assert allocator.allocate("file", 1) == 1
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert "no space" in told[0]
+    assert told[1] == "the database answers again"

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
+import sys
+import tempfile
+from contextlib import closing
 from pathlib import Path
 
+import pytest
 from servers import BIN
 
 
@@ -75,3 +80,79 @@ def test_a_database_that_cannot_be_reached_is_tried_as_often_as_was_said() -> No
     assert [f"attempt {number} of 3" in result.stderr for number in (1, 2, 3)] == [True] * 3
     assert "Traceback" not in result.stderr
     assert "secret" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["dbsync", "dbchk", "show"])
+def test_an_sqlite_path_of_no_use_is_refused_at_once(command: str, tmp_path: Path) -> None:
+    """One line that names path and reason: waiting makes no directory and no database of a file."""
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "text").write_text("no database, and longer than the header of one is" * 9)
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "db.sqlite3")
+    reasons = {
+        "directory": "it is a directory",
+        "text": "file is not a database",
+        "text/db.sqlite3": f"there is no directory {tmp_path}/text",
+        "absent/db.sqlite3": f"there is no directory {tmp_path}/absent",
+        "link": "this user may not read and write it, or it leads nowhere",
+    }
+    for name, reason in reasons.items():
+        result = cmd(
+            command,
+            UNIQUEID_DATABASE_URL=f"sqlite:///{tmp_path}/{name}",
+            DATABASE_CONNECT_ATTEMPTS="1000",
+            DATABASE_CONNECT_WAIT="1000",
+        )
+        assert result.returncode == 1, name
+        assert result.stderr.count("\n") == 1, result.stderr
+        assert f"{tmp_path}/{name}" in result.stderr
+        if command == "dbsync" or not name.endswith(".sqlite3"):
+            assert f"{tmp_path}/{name} cannot be opened: {reason}" in result.stderr
+        else:
+            assert "dbsync" in result.stderr
+    assert not (tmp_path / "nowhere").exists()
+
+
+# Root may do everything, and nobody else need be able to read what these tests run in.
+AS_NOBODY = """
+import os, sys
+from uniqueid import cli
+if os.getuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+sys.exit(cli.main(["dbsync"]))
+"""
+
+
+def test_an_sqlite_file_that_is_not_ours_to_open_is_refused_at_once() -> None:
+    """The line says that it is a matter of rights."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        (directory / "db.sqlite3").touch(0)
+        for path, reason in (
+            ("db.sqlite3", "this user may not read and write it"),
+            ("new.sqlite3", f"this user may not write in the directory {directory}"),
+        ):
+            directory.chmod(0o555)
+            result = subprocess.run(
+                [sys.executable, "-c", AS_NOBODY],
+                capture_output=True, text=True, timeout=60, check=False, cwd="/",
+                env={"HOME": "/", "UNIQUEID_DATABASE_URL": f"sqlite:///{directory}/{path}"},
+            )  # fmt: skip
+            directory.chmod(0o755)
+            assert result.returncode == 1
+            assert result.stderr.count("\n") == 1, result.stderr
+            assert f"{directory}/{path} cannot be opened: {reason}" in result.stderr
+
+
+def test_an_sqlite_file_that_is_locked_is_tried_again(tmp_path: Path) -> None:
+    """Somebody else's transaction ends some time."""
+    with closing(sqlite3.connect(tmp_path / "db.sqlite3", isolation_level=None)) as other:
+        other.execute("CREATE TABLE t (x)")
+        other.execute("BEGIN EXCLUSIVE")
+        result = cmd("dbsync", DATABASE_CONNECT_ATTEMPTS="2", DATABASE_CONNECT_WAIT="0.01")
+        assert result.returncode == 1
+        assert "attempt 2 of 2" in result.stderr
+        assert "Traceback" not in result.stderr
+        other.execute("COMMIT")
+    assert cmd("dbsync").returncode == 0

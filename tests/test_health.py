@@ -111,13 +111,40 @@ def test_a_problem_reaches_the_log_once(
         assert watch.look() == Found(schema="the schema has version 0.0; run it")
     database.schema = None
     for _ in range(3):
-        assert watch.look().schema is None
+        assert watch.look() == Found(counters={"file": 11})
+    begun = (
+        "the database is not available: gone fishing; requests for IDs are answered with 503, and"
+        " served by themselves when it answers again"
+    )
     assert [record.getMessage() for record in caplog.records] == [
-        "not ready: database: gone fishing",
-        "database: ready again",
-        "not ready: schema: the schema has version 0.0; run it",
-        "schema: ready again",
+        begun,
+        "the database answers again",
+        "the tables do not fit: the schema has version 0.0; run it",
+        "the tables fit again",
     ]
+
+
+def test_the_end_of_a_problem_is_found_without_a_probe(
+    database: Database, make: Callable[..., Watch], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who has told its beginning tells its end."""
+    watch = make(keep=0)
+    database.ping_error = DatabaseUnavailable("gone fishing")
+    assert watch.look() == Found(database="gone fishing")
+    database.ping_error = None
+    wait_until(lambda: "the database answers again" in caplog.text, "the end being told")
+    assert caplog.text.count("gone fishing") == 1
+
+
+def test_an_error_that_nobody_expected_is_told_once_and_whole(
+    database: Database, make: Callable[..., Watch], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With its traceback, for whoever mends this program."""
+    watch = make(keep=0)
+    database.ping_error = ZeroDivisionError("a mistake")
+    for _ in range(3):
+        assert watch.look() == Found(database="ZeroDivisionError")
+    assert caplog.text.count("ZeroDivisionError: a mistake") == 1
 
 
 @pytest.mark.parametrize("repair", [True, False])

@@ -118,6 +118,14 @@ def test_the_documentation_lists_what_is_shown_and_nothing_else() -> None:
     assert documented == exposed(used())
 
 
+def test_an_operator_is_told_what_each_metric_is_for() -> None:
+    """In the first column of a table, and no metric that there is not."""
+    text = (CHECKOUT / "docs" / "operating.md").read_text()
+    first = re.findall(r"^\| (`uniqueid_.*?) \|", text, re.M)
+    told = {name for cell in first for name in re.findall(r"`(uniqueid_\w+)`", cell)}
+    assert told == {name for name in exposed(used()) if name.startswith("uniqueid_")}
+
+
 def names_in(expression: str) -> set[str]:
     """The metrics of a PromQL expression."""
     return set(re.findall(r"\b(?:uniqueid|process)_\w+", expression))
@@ -189,5 +197,5 @@ def test_the_alerts_ask_for_metrics_that_exist_and_are_documented(alerts: str) -
     assert names_in(alerts) <= series(used()) | set(exposed(used()))
     names = re.findall(r"- alert: (\w+)", alerts)
     assert len(names) == len(set(names)) >= 5
-    text = Path(CHECKOUT / "docs" / "metrics.md").read_text()
+    text = Path(CHECKOUT / "docs" / "operating.md").read_text()
     assert re.findall(r"^\| `(UniqueID\w+)` \|", text, re.M) == names

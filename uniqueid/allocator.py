@@ -18,6 +18,7 @@ import os
 import random
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -32,9 +33,11 @@ from uniqueid.errors import (
     KeyInFlight,
     ModeBusy,
     Overloaded,
+    Unexpected,
     UniqueIDError,
 )
 from uniqueid.logs import Event
+from uniqueid.trouble import Troubles
 
 log = logging.getLogger(__name__)
 
@@ -234,6 +237,7 @@ class Allocator:
         server, which needs some for /livez, /readyz and /metrics just when the database hangs.
     :param prune: deletes some entries of the journal whose time is over, and says how many; the
         committer calls it between two transactions.
+    :param troubles: where it is told that the database is away; shared with the watch.
     """
 
     def __init__(
@@ -247,9 +251,11 @@ class Allocator:
         crowd: int | None = None,
         prune: Callable[[], int] | None = None,
         observer: Observer | None = None,
+        troubles: Troubles | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
+        self._troubles = troubles or Troubles()
         self._timeout = request_timeout
         self._queue_size = queue_size
         self._batch_size = batch_size
@@ -272,6 +278,7 @@ class Allocator:
         self._deferred_until = 0.0
         self._floors: dict[str, int] = {}
         self._regressed: dict[str, CounterRegressed] = {}
+        self._exhausted: set[str] = set()
         self._looked = 0.0
         self._connections = 0
         self._group: _Group | None = None
@@ -443,7 +450,7 @@ class Allocator:
         """Why requests are refused at once, while the database is away."""
         down = self._down
         if down is not None:
-            return DatabaseUnavailable(down.cause)
+            return DatabaseUnavailable(down.cause, tables=down.tables)
         if self._stalled is not None and self._stalled is self._in_flight:
             return self._no_answer()
         return None
@@ -579,10 +586,13 @@ class Allocator:
                 self._look_at_all()
         except DatabaseUnavailable as error:
             self._down = error
-            failed = self._fail_group(error) + self._fail_queued(error)
-            log.error("%s; %d requests are answered with 503", error, failed)
-        except Exception as error:
-            log.exception("%d requests failed", self._fail_group(error))
+            self._tell_down(error)
+            self._fail_group(error)
+            self._fail_queued(error)
+        except Exception:
+            reference = uuid.uuid4().hex
+            failed = self._fail_group(Unexpected(reference))
+            log.exception("a batch of %d requests failed, reference %s", failed, reference)
         finally:
             self._in_flight = None
             self._answer_group()
@@ -630,6 +640,7 @@ class Allocator:
                 )
             self._batch = len(tickets)
             seconds = self._clock() - started
+            self._tell_up()
             again, went_back = self._settle(waiting, outcomes)
             pending = again + pending
             self._observer.committed(self._batch, seconds)
@@ -749,7 +760,11 @@ class Allocator:
                 left -= ticket.count
                 fitting.append(ticket)
             else:
-                ticket.fail(CounterExhausted(mode, ticket.count, left))
+                error = CounterExhausted(mode, ticket.count, left)
+                ticket.fail(error)
+                if mode not in self._exhausted:
+                    self._exhausted.add(mode)
+                    log.warning("%s; what does not fit is refused with 409", error)
         return fitting
 
     def _defer_busy(self, tickets: list[_Ticket], busy: ModeBusy) -> None:
@@ -788,16 +803,28 @@ class Allocator:
 
     def _wait_for_database(self) -> None:
         """Try the database until it answers; requests are refused at once meanwhile."""
+        away = False
         while not self._closing.is_set():
             try:
                 self._store.ping()
             except DatabaseUnavailable as error:
                 self._down = error
+                away = True
                 self._closing.wait(_LOOK_AGAIN)
             else:
-                log.warning("the database answers again")
+                if away:
+                    self._tell_up()
+                # Else it answers and yet failed, as with a full disk: a transaction will tell.
                 break
         self._down = None
+
+    def _tell_down(self, error: DatabaseUnavailable) -> None:
+        trouble = self._troubles.tables if error.tables else self._troubles.database
+        trouble.found("committer", error.cause)
+
+    def _tell_up(self) -> None:
+        self._troubles.database.ended("committer")
+        self._troubles.tables.ended("committer")
 
     def _tell_regression(self, mode: str, found: int, floor: int) -> None:
         log.error(
@@ -839,14 +866,18 @@ class Allocator:
         low = self._low() if self._floors else {}
         if not low:
             return
-        for error in low.values():
-            if self._repair:
-                self._tell_regression(error.mode, error.found, error.expected)
-            else:
+        if not self._repair:
+            for error in low.values():
                 self._note_regressed(error)
-        if self._repair:
-            deadline = self._clock() + self._timeout
-            self._store.advance(dict.fromkeys(low, 0), self._floors, repair=True, deadline=deadline)
+            return
+        deadline = self._clock() + self._timeout
+        outcomes = self._store.advance(
+            dict.fromkeys(low, 0), self._floors, repair=True, deadline=deadline
+        )
+        # What could not be raised now is told when it is.
+        for outcome in outcomes.values():
+            if not isinstance(outcome, UniqueIDError) and outcome.regressed:
+                self._tell_regression(outcome.counter, outcome.found, outcome.first)
 
     def _low(self) -> dict[str, CounterRegressed]:
         """The counters below what was handed out of them."""

@@ -496,7 +496,8 @@ def _response_to(error: Exception) -> HTTPResponse:
 
 
 def _unexpected(error: BaseException) -> HTTPResponse:
-    reference = uuid.uuid4().hex
-    log.error("unexpected error, reference %s", reference, exc_info=error)
-    detail = f"an unexpected error; the service's log has it under the reference {reference}"
-    return problem(500, "about:blank", "Internal Server Error", detail, {}, reference=reference)
+    if not isinstance(error, errors.Unexpected):
+        cause, error = error, errors.Unexpected(uuid.uuid4().hex)
+        log.error("unexpected error, reference %s", error.reference, exc_info=cause)
+    facts = {"reference": error.reference}
+    return problem(500, "about:blank", "Internal Server Error", str(error), {}, **facts)

@@ -279,7 +279,14 @@ def _port(text: str) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     # CherryPy takes longer to import than pacifica-uniqueid-cmd takes to run.
-    from uniqueid import server
+    try:
+        from uniqueid import server
+    except ModuleNotFoundError as error:
+        if error.name != "cherrypy":
+            raise
+        # The image leaves it out: uWSGI serves there.
+        reason = "is not installed, and the built-in server needs it: install it, or use uWSGI"
+        raise ConfigError("CherryPy", None, "pacifica-uniqueid", reason) from error
 
     if arguments.address == "":
         raise ConfigError("-a/--address", "", "command line", "must name an address, as localhost")

@@ -27,13 +27,15 @@ class Cause(Enum):
     """Two processes used a mode, or made a table, for the first time."""
     NOT_STORABLE = "not_storable"
     """A text which the database's character set or column cannot hold."""
+    NO_TABLE = "no_table"
+    """The schema is not there: somebody dropped it, or it is another database."""
     LOST_UPDATE = "lost_update"
     """The counter was not what had been read: the lock on it was lost."""
     OTHER = "other"
-    """No disk space, no privilege, no table: trying again at once would change nothing."""
+    """No disk space, no privilege: trying again at once would change nothing."""
 
 
-TRANSIENT = frozenset(Cause) - {Cause.NOT_STORABLE, Cause.OTHER}
+TRANSIENT = frozenset(Cause) - {Cause.NOT_STORABLE, Cause.NO_TABLE, Cause.OTHER}
 """The causes after which the whole transaction is worth another try."""
 
 
@@ -54,12 +56,14 @@ _MYSQL = {
     1213: Cause.DEADLOCK,
     **dict.fromkeys((1205, 1969, 3024, 3572), Cause.LOCK_TIMEOUT),
     1062: Cause.DUPLICATE_KEY,
+    1146: Cause.NO_TABLE,
     **dict.fromkeys((1264, 1267, 1366, 1406, 3988), Cause.NOT_STORABLE),
 }
 _POSTGRESQL = {
     **dict.fromkeys(("57P01", "57P02", "57P03", "57P05", "53300", "25006"), Cause.CONNECTION),
     "40001": Cause.SERIALIZATION,
     "40P01": Cause.DEADLOCK,
+    "42P01": Cause.NO_TABLE,
     **dict.fromkeys(("55P03", "57014"), Cause.LOCK_TIMEOUT),
     # unique_violation, and what CREATE ... IF NOT EXISTS says when another process makes the same
     # table, or its type, at the same moment
@@ -114,6 +118,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _of_driver(error: BaseException) -> Cause | None:
     if isinstance(error, sqlite3.Error):
+        if str(error).startswith("no such table"):
+            # SQLite has no code of its own for it.
+            return Cause.NO_TABLE
         code = getattr(error, "sqlite_errorcode", None)
         # The low byte is the primary result code, the rest says more about it.
         return _SQLITE.get(code & 0xFF, Cause.OTHER) if code is not None else Cause.OTHER

@@ -167,11 +167,25 @@ class Closing(UniqueIDError):
 
 
 class DatabaseUnavailable(UniqueIDError):
-    """The database did not do its work in time; `cause` says why, in the log's words."""
+    """The database did not do its work in time; `cause` says why, in the log's words.
 
-    def __init__(self, cause: str) -> None:
+    `tables` is whether that is for a table which is not there.
+    """
+
+    def __init__(self, cause: str, *, tables: bool = False) -> None:
         self.cause = cause
+        self.tables = tables
         super().__init__(f"the database is not available: {cause}")
+
+
+class Unexpected(UniqueIDError):
+    """A mistake of this program's own, which the log has under a reference."""
+
+    def __init__(self, reference: str) -> None:
+        self.reference = reference
+        super().__init__(
+            f"an unexpected error; the service's log has it under the reference {reference}"
+        )
 
 
 class SchemaError(UniqueIDError):

@@ -6,7 +6,6 @@ waits for it for long: a database that hangs holds up this thread and no other.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,13 +14,14 @@ from typing import Protocol
 
 from uniqueid import threads
 from uniqueid.errors import CounterRegressed, DatabaseUnavailable, SchemaError, UniqueIDError
-
-log = logging.getLogger(__name__)
+from uniqueid.trouble import Troubles
 
 KEEP = 1.0
 """Seconds for which an answer counts, so that probes cannot load the database."""
 PATIENCE = 1.0
 """Seconds after which a question without an answer is an answer."""
+LOOK_AGAIN = 1.0
+"""Seconds between two questions that nobody asked, while something is wrong."""
 
 
 class Counters(Protocol):
@@ -52,7 +52,7 @@ class Watch:
     :param store: for this thread alone; the committer has another.
     :param require: raises SchemaError where the tables are not what this release needs.
     :param floors: counter to the lowest ID that may still be handed out, as of now.
-    :param known: whether the log has been told already that the database is away.
+    :param troubles: where it is told what is wrong; shared with the committer.
     :param close_each: give the connection back after each question: SQLite's files are not held.
     """
 
@@ -63,7 +63,7 @@ class Watch:
         floors: Callable[[], Mapping[str, int]] = dict,
         *,
         close_each: bool = False,
-        known: Callable[[], bool] = lambda: False,
+        troubles: Troubles | None = None,
         keep: float = KEEP,
         patience: float = PATIENCE,
         clock: Callable[[], float] = time.monotonic,
@@ -72,7 +72,7 @@ class Watch:
         self._require = require
         self._floors = floors
         self._close_each = close_each
-        self._known = known
+        self._troubles = troubles or Troubles()
         self._keep = keep
         self._patience = patience
         self._clock = clock
@@ -134,12 +134,19 @@ class Watch:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._asked_at is not None or self._closing)
+                found = self._found
+                wrong = found is not None and (found.database or found.schema)
+                # What is wrong is looked at again without being asked, so that its end is told.
+                self._changed.wait_for(
+                    lambda: self._asked_at is not None or self._closing,
+                    LOOK_AGAIN if wrong else None,
+                )
                 if self._closing:
                     break
+                if self._asked_at is None:
+                    self._asked_at = self._clock()
             found = self._question()
             with self._changed:
-                self._tell_change(found)
                 self._found, self._found_at = found, self._clock()
                 self._asked_at = None
                 self._changed.notify_all()
@@ -154,29 +161,23 @@ class Watch:
             self._require()
             counters = self._store.counters()
         except SchemaError as error:
+            self._troubles.database.ended("watch")
+            self._troubles.tables.found("watch", str(error))
             return Found(schema=str(error))
         except DatabaseUnavailable as error:
             self._store.disconnect()
+            self._troubles.database.found("watch", error.cause)
             return Found(database=error.cause)
         except Exception as error:
-            log.exception("the database could not be asked how it is")
-            return Found(database=error.__class__.__name__)
+            cause = error.__class__.__name__
+            self._troubles.database.found("watch", cause, error)
+            return Found(database=cause)
         finally:
             if self._close_each:
                 self._store.disconnect()
+        self._troubles.database.ended("watch")
+        self._troubles.tables.ended("watch")
         return Found(counters=counters, low=CounterRegressed.among(counters, floors))
-
-    def _tell_change(self, found: Found) -> None:
-        """A problem reaches the log when it begins, and not with every probe."""
-        before = self._found or Found()
-        for name in ("database", "schema"):
-            now = getattr(found, name)
-            if name == "database" and self._known():
-                continue
-            if now is not None and getattr(before, name) is None:
-                log.warning("not ready: %s: %s", name, now)
-            elif now is None and getattr(before, name) is not None:
-                log.info("%s: ready again", name)
 
 
 class Checked(Protocol):

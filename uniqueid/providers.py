@@ -112,6 +112,10 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
         time.sleep(random.uniform(0.001, 0.02))
 
 
+_told_replaced: dict[str, tuple[int, int]] = {}
+"""File names, and the last new file there that the log was told of: each thread finds it out."""
+
+
 class SQLitePool(sqlite.SQLitePool):  # type: ignore[misc]
     """One connection a thread, made anew when the file is no longer the one that was opened."""
 
@@ -134,7 +138,7 @@ class SQLitePool(sqlite.SQLitePool):  # type: ignore[misc]
         found = _identity(self.filename)
         if found is not None and found != self.opened:
             if self.opened is not None:
-                self._leave_replaced_file()
+                self._leave_replaced_file(found)
             self.opened, self.wal = found, None
         super()._connect()
         if found is None:
@@ -149,13 +153,15 @@ class SQLitePool(sqlite.SQLitePool):  # type: ignore[misc]
             self.drop(self.con)
             raise
 
-    def _leave_replaced_file(self) -> None:
+    def _leave_replaced_file(self, found: tuple[int, int]) -> None:
         """Remove the write-ahead log of a file that another one has taken the place of.
 
         SQLite leaves the log where it is when its file has moved, and would apply it to whatever
         is there now (SQLite's documentation, "How To Corrupt An SQLite Database File", 1.4).
         """
-        log.warning("the file %s was replaced; the new one is opened", self.filename)
+        if _told_replaced.get(self.filename) != found:
+            _told_replaced[self.filename] = found
+            log.warning("the file %s was replaced; the new one is opened", self.filename)
         name = f"{self.filename}-wal"
         if self.wal is not None and _identity(name) == self.wal:
             with suppress(OSError):

@@ -17,6 +17,7 @@ from uniqueid.metrics import Metrics, State
 from uniqueid.placement import Placement
 from uniqueid.status import Status
 from uniqueid.store import Store
+from uniqueid.trouble import Troubles
 from uniqueid.validation import Limits
 
 log = logging.getLogger("uniqueid")
@@ -78,6 +79,7 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
     if settings.journal == "on":
         store.need_journal()
     store.disconnect()
+    troubles = Troubles()
     allocator = Allocator(
         store,
         request_timeout=settings.request_timeout,
@@ -88,13 +90,14 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
         crowd=max(1, threads - max(1, threads // 8)),
         prune=store.prune,
         observer=metrics,
+        troubles=troubles,
     )
     limits = Limits(
         max_range=settings.max_range,
         allowed_modes=frozenset(settings.allowed_modes) or None,
         allowed_modes_text=", ".join(settings.allowed_modes),
     )
-    watch = make_watch(configuration, allocator)
+    watch = make_watch(configuration, allocator, troubles)
     repair = settings.on_regression == "advance"
     checks = health.checks(allocator, watch.look, repair=repair)
     at_once = health.checks(allocator, watch.latest, repair=repair)
@@ -156,13 +159,15 @@ def _where(database: DatabaseURL) -> dict[str, str]:
     return {"kind": kind, "host": f"{host}:{database.port}" if database.port else host}
 
 
-def make_watch(configuration: Configuration, allocator: Allocator) -> health.Watch:
+def make_watch(
+    configuration: Configuration, allocator: Allocator, troubles: Troubles
+) -> health.Watch:
     """The watch of a service, with a database object of its own: the committer shares nothing."""
     store = make_store(configuration)
     return health.Watch(
         store,
         lambda: schema.require(store),
         lambda: allocator.floors,
-        known=lambda: allocator.down is not None,
+        troubles=troubles,
         close_each=configuration.database.kind == "sqlite",
     )

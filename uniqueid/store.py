@@ -198,12 +198,12 @@ class Store:
         """Open the database, with patience for one that is still starting.
 
         :param attempts: how often to try; `wait` seconds lie between two.
-        :raises DatabaseUnavailable: after the last attempt.
+        :raises DatabaseUnavailable: after the last attempt, and at once for an SQLite file that
+            can't be opened for another reason than that somebody else has it locked.
         :raises SchemaError: when there is no SQLite file.
         """
-        if self.url.kind == "sqlite" and not self._create and not os.path.exists(self.url.database):
-            # Waiting would not make it appear, and a fresh one would start at 1.
-            raise SchemaError(f"there is no file {self.url.database} yet", SYNC)
+        if self.url.kind == "sqlite":
+            self._look_at_file()
         for attempt in range(1, attempts + 1):
             try:
                 self.open()
@@ -215,6 +215,10 @@ class Store:
                 )
                 return
             except DatabaseUnavailable as error:
+                if self.url.kind == "sqlite" and not _is_locked(error):
+                    # Time would not mend it.
+                    cause = f"{self.url.database} cannot be opened: {error.cause}"
+                    raise DatabaseUnavailable(cause) from error
                 log.warning(
                     "database %s not reached at attempt %d of %d: %s",
                     self.url, attempt, attempts, error.cause,
@@ -222,6 +226,30 @@ class Store:
                 if attempt == attempts:
                     raise
             self._sleep(wait)
+
+    def _look_at_file(self) -> None:
+        """See whether there can be an SQLite database at its path: SQLite itself gives no reason.
+
+        Without opening it, which would end the locks that this process has on it (SQLite's
+        documentation, "How To Corrupt An SQLite Database File", 2.2).
+        """
+        path = self.url.database
+        directory = os.path.dirname(path)
+        reason = ""
+        if os.path.isdir(path):
+            reason = "it is a directory"
+        elif os.path.lexists(path):
+            if not os.access(path, os.R_OK | os.W_OK):
+                reason = "this user may not read and write it, or it leads nowhere"
+        elif not self._create:
+            # Waiting would not make it appear, and a fresh one would start at 1.
+            raise SchemaError(f"there is no file {path} yet", SYNC)
+        elif not os.path.isdir(directory):
+            reason = f"there is no directory {directory}"
+        elif not os.access(directory, os.W_OK | os.X_OK):
+            reason = f"this user may not write in the directory {directory}"
+        if reason:
+            raise DatabaseUnavailable(f"{path} cannot be opened: {reason}")
 
     def disconnect(self) -> None:
         """Close this thread's connection; the next call makes a new one."""
@@ -386,6 +414,8 @@ class Store:
     def _unavailable(self, error: Exception) -> DatabaseUnavailable:
         if isinstance(error, DatabaseUnavailable):
             return error
+        if classify(error) is Cause.NO_TABLE:
+            return DatabaseUnavailable(f"{explain(error)}; {SYNC}", tables=True)
         return DatabaseUnavailable(explain(error))
 
     def _room(self, totals: Mapping[str, int], floors: Mapping[str, int]) -> int:
@@ -557,6 +587,10 @@ class Store:
                 if _spell(name, collation) == _spell(mode, collation)
             ]
         )
+
+
+def _is_locked(error: DatabaseUnavailable) -> bool:
+    return error.__cause__ is not None and classify(error.__cause__) is Cause.LOCK_TIMEOUT
 
 
 _COLLATION = (

@@ -10,7 +10,7 @@ import atexit
 import logging
 import sys
 
-from uniqueid import logs, service
+from uniqueid import arrival, logs, service
 from uniqueid.errors import UniqueIDError
 
 try:
@@ -48,11 +48,16 @@ def _build() -> service.Service:
         sys.exit(_FAILED_APP)
 
 
+def _start() -> None:
+    """After the fork, where threads survive."""
+    _service.start()
+    arrival.Arrival(arrival.ports(uwsgi.opt.get("http-socket"))).start()
+
+
 _service = _build()
 application = _service.app
 if uwsgi is None:
     atexit.register(_service.allocator.close, 30)
 else:
-    # Its threads are started after the fork, where threads survive.
-    uwsgi.post_fork_hook = _service.start
+    uwsgi.post_fork_hook = _start
     uwsgi.atexit = _service.allocator.close

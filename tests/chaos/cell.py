@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+import psycopg2
+import pymysql
 import servers
 from checker import Verdict, check
 from load import CLIENTS, MODES, Load
+
+from uniqueid.database_url import parse
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,21 @@ class Cell:
         """What the operator's command shows."""
         shown = json.loads(self.service.cmd("show", "--json"))
         return {item["mode"]: item["next_id"] for item in shown["counters"]}
+
+
+def connect(url: str) -> Any:
+    """A plain connection of the driver's, past everything of the service."""
+    place = parse(url, "url", "test")
+    if place.kind == "sqlite":
+        return sqlite3.connect(place.database, isolation_level=None, check_same_thread=False)
+    if place.kind == "mysql":
+        return pymysql.connect(
+            host=place.host, port=place.port, user=place.user, password=place.password,
+            database=place.database,
+        )  # fmt: skip
+    return psycopg2.connect(
+        host=place.host, port=place.port, user=place.user, dbname=place.database
+    )
 
 
 def children(pid: int) -> list[int]:

@@ -1,13 +1,15 @@
 """A TCP proxy on loopback between the service and a database, which can do what networks do.
 
-It passes, holds and cuts; it cuts in the middle of a statement, and around COMMIT in both ways:
-'the COMMIT arrived, the answer was lost' and 'the COMMIT never arrived'. It can be pointed at
-another server while clients stay connected to its port.
+It passes, holds, delays and cuts; it cuts in the middle of a statement, and around COMMIT in both
+ways: 'the COMMIT arrived, the answer was lost' and 'the COMMIT never arrived'. The answer of a
+COMMIT can also come late. It can be pointed at another server while clients stay connected to its
+port.
 """
 
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import struct
 import threading
@@ -33,6 +35,17 @@ def commit_answer_is_lost(link: _Link, chunk: bytes) -> bytes | None:
     if _is_commit(chunk):
         link.swallow = True
     return chunk
+
+
+def commit_answer_is_late(seconds: float) -> Plan:
+    """Pass the COMMIT on and keep its answer for so long before it is delivered."""
+
+    def plan(link: _Link, chunk: bytes) -> bytes | None:
+        if _is_commit(chunk):
+            link.late = seconds
+        return chunk
+
+    return plan
 
 
 def cut_in_statement(link: _Link, chunk: bytes) -> bytes | None:
@@ -63,6 +76,8 @@ class _Link:
         self.server = server
         self.swallow = False
         """Whether the next answer is lost and the connection cut."""
+        self.late = 0.0
+        """Seconds for which the next answer is kept."""
         self.silent = False
         """Whether nothing is passed on any more, while the connection stands."""
 
@@ -78,10 +93,16 @@ class _Link:
 
 
 class Proxy:
-    """Passes connections at `port` to a server at `target`, until told otherwise."""
+    """Passes connections at `port` to a server at `target`, until told otherwise.
 
-    def __init__(self, target: int) -> None:
+    :param pause: lets so many seconds pass, less when the proxy is closed.
+    """
+
+    def __init__(self, target: int, pause: Callable[[float], object] | None = None) -> None:
         self.target = target
+        self._ended = threading.Event()
+        self._pause = pause or self._ended.wait
+        self._delays: dict[str, tuple[float, float]] = {}
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = int(self._listener.getsockname()[1])
         self.fired = 0
@@ -102,6 +123,14 @@ class Proxy:
         """Do this to as many connections as there are shots; then pass again."""
         with self._lock:
             self._plan, self._shots = plan, shots
+
+    def delay(self, direction: str, least: float, most: float) -> None:
+        """Keep each piece of data for a time between two numbers of seconds; 0 and 0 for none.
+
+        :param direction: "up" to the server or "down" to the client.
+        """
+        assert direction in ("up", "down")
+        self._delays[direction] = (least, most)
 
     def hold(self) -> None:
         """Accept and read, and pass nothing on in either direction, without a word."""
@@ -138,6 +167,7 @@ class Proxy:
     def close(self) -> None:
         """Stop, and cut all."""
         self._closed = True
+        self._ended.set()
         # Wakes accept(), which close() alone does not.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -187,6 +217,7 @@ class Proxy:
         """From the client to the server."""
         with contextlib.suppress(OSError):
             while chunk := link.client.recv(65536):
+                self._keep("up")
                 self._passing.wait()
                 passed = chunk if link.silent else self._planned(link, chunk)
                 if passed is None:
@@ -196,12 +227,17 @@ class Proxy:
                 link.server.sendall(passed)
         self._end(link)
 
+    def _keep(self, direction: str) -> None:
+        least, most = self._delays.get(direction, (0.0, 0.0))
+        if most:
+            self._pause(random.uniform(least, most))
+
     def _planned(self, link: _Link, chunk: bytes) -> bytes | None:
         with self._lock:
             if self._plan is None or self._shots <= 0:
                 return chunk
             passed = self._plan(link, chunk)
-            if passed is None or link.swallow or link.silent:
+            if passed is None or link.swallow or link.silent or link.late:
                 self._shots -= 1
             if passed is None or link.silent:
                 self.fired += 1
@@ -211,9 +247,14 @@ class Proxy:
         """From the server to the client."""
         with contextlib.suppress(OSError):
             while chunk := link.server.recv(65536):
+                self._keep("down")
                 self._passing.wait()
                 if link.silent:
                     continue
+                if link.late:
+                    self._pause(link.late)
+                    link.late = 0.0
+                    self.fired += 1
                 if link.swallow:
                     self.fired += 1
                     break

@@ -14,6 +14,7 @@ from cell import Cell, kill_9, metric, processes, runs
 from fault_proxy import (
     Plan,
     Proxy,
+    commit_answer_is_late,
     commit_answer_is_lost,
     commit_never_arrives,
     cut_in_statement,
@@ -100,6 +101,43 @@ def test_all_connections_cut_again_and_again(network: str, proxy: Proxy, url: st
         for _time in range(20):
             proxy.cut()
             cell.load.more_answers(20)
+
+
+@pytest.mark.parametrize(
+    "late", [3.0, 1.9], ids=["later_than_the_driver_waits", "later_than_the_callers_wait"]
+)
+def test_commit_answer_comes_late(network: str, proxy: Proxy, url: str, late: float) -> None:
+    """The COMMIT was done, and its callers had a 503 before that was known: the IDs are nobody's.
+
+    The time-out is 2 seconds: for a caller since it asked, for the driver since the statement.
+    """
+    fault = f"answer of COMMIT {late:g} s late"
+    with Cell(fault, network, url, ambiguous=True) as cell:
+        for _time in range(2):
+            fired = proxy.fired + 1
+            # With the statements before it, both are more than a caller waits.
+            proxy.delay("down", 0.1, 0.1)
+            proxy.arm(commit_answer_is_late(late), 1)
+            cell.load.more(is_503, "a 503")
+            servers.wait_until(lambda: proxy.fired >= fired, "the late answer")  # noqa: B023
+            proxy.delay("down", 0, 0)
+            cell.load.more_answers(50)
+    assert cell.verdict.gaps > 0
+
+
+def test_slow_network(network: str, proxy: Proxy, url: str) -> None:
+    """50 to 150 ms for each piece in each direction cost time and nothing else."""
+    settings = {"request_timeout": "20"}
+    modes = ("file", "upload_job")
+    with Cell(
+        "slow network", network, url, ambiguous=False, modes=modes, settings=settings
+    ) as cell:
+        for direction in ("up", "down"):
+            proxy.delay(direction, 0.05, 0.15)
+        cell.load.more_answers(64)
+        for direction in ("up", "down"):
+            proxy.delay(direction, 0, 0)
+    assert (cell.verdict.unanswered, cell.verdict.gaps) == (0, 0)
 
 
 def test_network_holds_everything(network: str, proxy: Proxy, url: str) -> None:

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any
 
-import psycopg2
-import pymysql
-from cell import Cell
+from cell import Cell, connect
 from checker import MAX_ID
 from history import is_503
 
-from uniqueid.database_url import parse
-
 LEFT = 2000
 """IDs that the nearly exhausted mode still has: fewer than some requests ask for."""
-
-
-def connect(url: str) -> Any:
-    """A plain connection of the driver's, past everything of the service."""
-    place = parse(url, "url", "test")
-    if place.kind == "sqlite":
-        return sqlite3.connect(place.database, isolation_level=None)
-    if place.kind == "mysql":
-        return pymysql.connect(
-            host=place.host, port=place.port, user=place.user, password=place.password,
-            database=place.database,
-        )  # fmt: skip
-    return psycopg2.connect(
-        host=place.host, port=place.port, user=place.user, dbname=place.database
-    )
 
 
 @contextmanager

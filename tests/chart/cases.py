@@ -83,10 +83,12 @@ FEATURES: dict[str, Values] = {
                     "requestHeaderModifier": {"remove": ["X-Internal"]},
                 }
             ],
-            "retryField": True,
             "annotations": {"a": "b"},
             "labels": {"a": "b"},
         }
+    },
+    "ingress of ingress-nginx with headers": {
+        "ingress": {"enabled": True, "controller": "nginx", "nginxCustomHeaders": True}
     },
     "no service account": {"serviceAccount": {"create": False, "name": "other"}},
     "service account": {"serviceAccount": {"annotations": {"a": "b"}}},
@@ -341,6 +343,14 @@ REFUSED: dict[str, tuple[Values, tuple[str, ...]]] = {
     "retry of the route": (
         {"httpRoute": {"annotations": {"nginx.org/proxy-next-upstream": "error"}}},
         ("httpRoute.annotations", "Remove it"),
+    ),
+    "cache of Kong": (
+        _ingress(**{"konghq.com__plugins": "auth, proxy-cache-ids"}),
+        ("konghq.com/plugins", "Remove it"),
+    ),
+    "retries of Kong": (
+        {"service": {"annotations": {"konghq.com/retries": "5"}}},
+        ("service.annotations", "Remove it"),
     ),
     "retry everywhere": (
         {"commonAnnotations": {"retry.linkerd.io/http": "5xx"}},

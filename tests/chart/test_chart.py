@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import cases
+import controllers
 import helm
 import pytest
 import readme
+import servers
 import yaml
 from servers import CHECKOUT
 
@@ -111,6 +113,39 @@ def test_every_manifest_is_valid(name: str) -> None:
     helm.check(manifests)
     names = [(m["kind"], m["metadata"]["name"]) for m in manifests]
     assert len(names) == len(set(names)), "two objects of one name"
+
+
+def test_every_custom_resource_is_valid() -> None:
+    """Of every case: no field that its type does not have, and no value out of its bounds."""
+    manifests: dict[str, helm.Manifest] = {}
+    for values in CASES.values():
+        for manifest in helm.render(values):
+            if manifest["kind"] in helm.CUSTOM:
+                manifests[json.dumps(manifest, sort_keys=True)] = manifest
+    assert {manifest["kind"] for manifest in manifests.values()} == helm.CUSTOM
+    assert helm.custom_problems(list(manifests.values())) == []
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "old", "new", "found"),
+    [
+        ("HTTPRoute", "HTTPRoute", '"attempts"', '"tries"', "'\"tries\"' does not exist"),
+        ("HTTPRoute", "HTTPRoute", '"Pragma"', '"Pra gma"', "must match pattern"),
+        ("ingress traefik", "Middleware", '"customResponseHeaders"', '"responseHeaders"', "exist"),
+        ("ingress traefik", "ServersTransport", "-1", "-2", "must be >= -1"),
+        ("metrics", "ServiceMonitor", '"scrapeTimeout"', '"timeout"', "does not exist"),
+        ("metrics", "PrometheusRule", '"for": "', '"for": "about ', "must match pattern"),
+    ],
+)
+def test_a_mistake_in_a_custom_resource_is_found(
+    case: str, kind: str, old: str, new: str, found: str
+) -> None:
+    """The check of custom resources is strict, in every kind."""
+    (manifest,) = [m for m in helm.render(CASES[case]) if m["kind"] == kind]
+    text = json.dumps(manifest)
+    assert old in text
+    problems = helm.custom_problems([json.loads(text.replace(old, new))])
+    assert any(found in problem for problem in problems), problems
 
 
 @pytest.mark.parametrize("name", cases.REFUSED)
@@ -365,12 +400,12 @@ def test_a_route_sets_the_service_s_headers_again() -> None:
     modifier = rule["filters"][0]["responseHeaderModifier"]
     assert {header["name"]: header["value"] for header in modifier["set"]} == HEADERS
     assert modifier["remove"] == ["ETag", "Last-Modified"]
-    assert "retry" not in rule
+    assert rule["retry"] == {"attempts": 0}, "which of several gateways repeat by themselves"
     (backend,) = rule["backendRefs"]
     assert (backend["name"], backend["port"]) == ("uniqueid", 8051)
-    values = helm.merge(values, {"httpRoute": {"retryField": True}})
+    values = helm.merge(values, {"httpRoute": {"retryField": False}})
     (rule,) = helm.one(helm.render(values), "HTTPRoute")["spec"]["rules"]
-    assert rule["retry"] == {"attempts": 0}
+    assert "retry" not in rule
 
 
 def _ingress(controller: str, **more: Any) -> list[helm.Manifest]:
@@ -394,6 +429,7 @@ def _ingress(controller: str, **more: Any) -> list[helm.Manifest]:
                 "nginx.org/proxy-buffering": "False",
                 "nginx.org/proxy-next-upstream": "off",
                 "nginx.org/proxy-next-upstream-tries": "1",
+                "nginx.org/proxy-pass-headers": "X-Accel-Expires,X-Accel-Buffering",
             },
         ),
     ],
@@ -402,6 +438,110 @@ def test_nginx_neither_keeps_nor_repeats(controller: str, annotations: dict[str,
     """The presets of both nginx controllers: no buffering to disk, no next upstream."""
     ingress = helm.one(_ingress(controller), "Ingress")
     assert ingress["metadata"]["annotations"] == annotations
+
+
+def test_ingress_nginx_sets_the_headers_where_it_may() -> None:
+    """In a ConfigMap that the annotation names; only when asked, for else it would answer 503."""
+    manifests = _ingress("nginx", nginxCustomHeaders=True)
+    annotations = helm.one(manifests, "Ingress")["metadata"]["annotations"]
+    named = annotations["nginx.ingress.kubernetes.io/custom-headers"]
+    assert named == "science/uniqueid-headers"
+    assert helm.one(manifests, "ConfigMap", "uniqueid-headers")["data"] == HEADERS
+    for other in (_ingress("nginx"), _ingress("traefik", nginxCustomHeaders=True)):
+        assert "ConfigMap" not in {manifest["kind"] for manifest in other}
+        assert "custom-headers" not in json.dumps(other)
+
+
+def test_an_unnamed_controller_has_the_settings_of_all(major: int) -> None:
+    """Without a controller's name the Ingress and the Service have what any of them understands."""
+    manifests = _ingress("none")
+    together: dict[str, str] = {}
+    service: dict[str, str] = {}
+    for controller in ("nginx", "f5-nginx", "haproxy"):
+        named = _ingress(controller)
+        together |= helm.one(named, "Ingress")["metadata"]["annotations"]
+        service |= helm.one(named, "Service")["metadata"].get("annotations", {})
+    assert helm.one(manifests, "Ingress")["metadata"]["annotations"] == together
+    service["konghq.com/retries"] = "0"
+    assert helm.one(manifests, "Service")["metadata"]["annotations"] == service
+    assert not [manifest for manifest in manifests if manifest["kind"] in helm.CUSTOM]
+    options = ["--set", "ingress.enabled=true", "-n", "science"]
+    options += ["--api-versions", "traefik.io/v1alpha1/Middleware"]
+    answer = helm.run(major, "template", "uniqueid", str(helm.CHART), *options)
+    assert answer.returncode == 0, answer.stderr
+    manifests = helm.parse(answer.stdout)
+    named = _ingress("traefik")
+    for kind in ("Ingress", "Service"):
+        expected = helm.one(named, kind)["metadata"]["annotations"]
+        assert expected.items() <= helm.one(manifests, kind)["metadata"]["annotations"].items()
+    for kind, name in (("Middleware", "uniqueid-no-store"), ("ServersTransport", "uniqueid")):
+        assert helm.one(manifests, kind, name) == helm.one(named, kind, name)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_leads_to_the_service_without_the_settings(name: str) -> None:
+    """Whatever the values: an Ingress, a route and a Service forbid to keep and to repeat."""
+    values = CASES[name]
+    controller = values.get("ingress", {}).get("controller", "none")
+    manifests = helm.render(values)
+    for manifest in manifests:
+        text = json.dumps(manifest)
+        annotations = manifest["metadata"].get("annotations", {})
+        if manifest["kind"] == "HTTPRoute":
+            (rule,) = manifest["spec"]["rules"]
+            assert rule["filters"][0]["type"] == "ResponseHeaderModifier"
+            assert rule["retry"] == {"attempts": 0}
+        elif manifest["kind"] == "Ingress":
+            kept = ("proxy-buffering", "middlewares", "response-set-header")
+            repeated = ("proxy-next-upstream", "middlewares", "backend-config-snippet")
+            for words in (kept, repeated):
+                assert any(word in key for key in annotations for word in words)
+        elif manifest["kind"] == "Service" and controller in ("none", "traefik", "haproxy"):
+            assert any(word in text for word in ("retry-on conn-failure", "serverstransport"))
+
+
+@pytest.mark.parametrize(("buffering", "repeated"), [("on", 19), ("off", 0)])
+def test_nginx_keeps_nothing_that_it_does_not_buffer(
+    service: servers.Service, buffering: str, repeated: int
+) -> None:
+    """Why the presets turn buffering off: nginx keeps nothing then, told to ignore all headers."""
+    keep = "proxy_cache_path {directory}/cache keys_zone=c:1m;"
+    directives = f"""
+        proxy_cache c; proxy_cache_valid any 10m; proxy_buffering {buffering};
+        proxy_ignore_headers Cache-Control Expires Set-Cookie Vary X-Accel-Expires
+            X-Accel-Buffering;
+    """
+    with servers.running(controllers.Nginx(service.port, directives, keep)) as proxy:
+        assert isinstance(proxy, controllers.Nginx)
+        starts = [proxy.allocate(f"buffering-{buffering}") for _ in range(20)]
+    assert len(starts) - len(set(starts)) == repeated
+
+
+def test_f5_s_nginx_passes_every_header_on(service: servers.Service) -> None:
+    """With the directives that the controller makes of the preset, none of the headers is lost."""
+    annotations = helm.one(_ingress("f5-nginx"), "Ingress")["metadata"]["annotations"]
+    passed = annotations["nginx.org/proxy-pass-headers"].split(",")
+    directives = "proxy_buffering off; proxy_next_upstream off; proxy_next_upstream_tries 1; "
+    directives += " ".join(f"proxy_pass_header {name};" for name in passed)
+    with servers.running(controllers.Nginx(service.port, directives)) as proxy:
+        assert isinstance(proxy, controllers.Nginx)
+        response = proxy.get("/getid?range=1&mode=passed")
+    assert {name: response.getheader(name) for name in HEADERS} == HEADERS
+
+
+def test_haproxy_reads_the_preset(service: servers.Service) -> None:
+    """HAProxy takes the lines as they are, and mends headers that were changed on the way."""
+    annotations = helm.one(_ingress("haproxy"), "Ingress")["metadata"]["annotations"]
+    lines = ["http-response del-header Cache-Control", "http-response set-header Vary Accept"]
+    lines += [
+        f"http-response set-header {line}"
+        for line in annotations["haproxy.org/response-set-header"].splitlines()
+    ]
+    lines += annotations["haproxy.org/backend-config-snippet"].splitlines()
+    with servers.running(controllers.HAProxy(service.port, lines)) as proxy:
+        assert isinstance(proxy, controllers.HAProxy)
+        response = proxy.get("/getid?range=1&mode=mended")
+    assert {name: response.getheader(name) for name in HEADERS} == HEADERS
 
 
 def test_traefik_neither_keeps_nor_repeats() -> None:
@@ -442,7 +582,7 @@ def test_haproxy_neither_keeps_nor_repeats() -> None:
         assert holder["haproxy.org/backend-config-snippet"].strip() == "retry-on conn-failure"
 
 
-@pytest.mark.parametrize("controller", ["nginx", "f5-nginx", "traefik", "haproxy"])
+@pytest.mark.parametrize("controller", ["none", "nginx", "f5-nginx", "traefik", "haproxy"])
 def test_the_preset_cannot_be_overridden(controller: str) -> None:
     """Every annotation of a preset is refused with another value, and accepted with its own."""
     annotations = helm.one(_ingress(controller), "Ingress")["metadata"]["annotations"]

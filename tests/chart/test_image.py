@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import json
+import os
 import re
+import shlex
+import shutil
 import sqlite3
 import subprocess
+import sys
 import threading
 import zipfile
 from pathlib import Path
@@ -15,10 +22,15 @@ import containers
 import helm
 import pytest
 import servers
+import yaml
 from containers import PODMAN, container
 from servers import BIN, CHECKOUT, wait_until
 
 from uniqueid import __version__
+
+sys.path.insert(0, str(CHECKOUT / "tests/e2e"))
+
+import verdict
 
 
 def test_hadolint_is_quiet() -> None:
@@ -46,7 +58,9 @@ def test_requirements_are_pinned_by_hash() -> None:
         for line in HeaderParser().parsestr(metadata).get_all("Requires-Dist", [])
         if "extra ==" not in line or '"postgresql"' in line
     }
-    assert wanted <= set(pinned)
+    # uWSGI serves there, and not the built-in server.
+    assert wanted - {"cherrypy"} <= set(pinned)
+    assert "cherrypy" not in pinned
 
 
 def test_the_image_is_small_and_says_what_it_is(
@@ -71,8 +85,51 @@ def test_the_image_is_small_and_says_what_it_is(
             f"\nimage: {image['Size'] / 2**20:.0f} MiB in {layers} layers, {own:.0f} MiB above the"
             f" base; built in {image['Seconds']:.0f} s"
         )
-    assert own < 60
+    assert own < 25
     assert layers < 12
+
+
+@pytest.mark.parametrize("tool", ["podman", "buildah"])
+def test_make_image_takes_the_tool_that_is_there(
+    image: dict[str, Any], tmp_path: Path, tool: str
+) -> None:
+    """With nothing but podman, or buildah, on the path, `make image` builds the same with it."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("make", "sh", "sed", "git", "date", "dirname"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    options = (PODMAN if tool == "podman" else ["buildah", *containers.STORAGE])[1:]
+    command = shlex.join([str(shutil.which(tool)), *options])
+    log = tmp_path / "log"
+    # The real program, with its own path and this test's storage.
+    path = shlex.quote(os.environ["PATH"])
+    (programs / tool).write_text(f'#!/bin/sh\necho "$1" >>{log}\nPATH={path} exec {command} "$@"\n')
+    (programs / tool).chmod(0o755)
+    name = f"localhost/uniqueid-{tool}:test"
+    containers.make_image(name, PATH=str(programs))
+    try:
+        assert log.read_text().split() == ["info", "build"]
+        made = json.loads(containers.podman("image", "inspect", name))[0]
+        assert made["Config"] == image["Config"]
+        assert made["RootFS"] == image["RootFS"]
+        assert made["Healthcheck"] == image["Healthcheck"]
+    finally:
+        containers.podman("image", "rm", name)
+
+
+def test_make_image_says_what_to_install(tmp_path: Path) -> None:
+    """Without any of the tools it ends with one line that names them."""
+    for name in ("make", "sh", "sed", "git", "date", "dirname"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    answer = subprocess.run(
+        [str(shutil.which("make")), "image"],
+        cwd=CHECKOUT,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode != 0
+    assert "install docker, podman or buildah\n" in answer.stderr
 
 
 def test_the_image_has_no_tools_to_build_with(image: dict[str, Any]) -> None:
@@ -247,6 +304,71 @@ def test_the_old_container_s_environment_means_the_same(
         assert "p%40ss" not in box.logs()
         assert mariadb.PASSWORD not in box.logs()
         assert "is no setting" not in box.logs()
+
+
+def test_the_built_in_server_is_not_in_the_image(image: dict[str, Any], data: Path) -> None:
+    """The image serves with uWSGI; who asks for the other server is told so in one line."""
+    with container(data=data) as box:
+        answer = box.run("pacifica-uniqueid", "-p", "0")
+    assert answer.returncode == 2
+    assert "CherryPy (pacifica-uniqueid): is not installed" in answer.stderr
+    assert "use uWSGI" in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
+
+
+CLIENTS = 64
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "mariadb", "postgresql"])
+def test_the_chart_s_memory_is_enough_for_64_clients(
+    image: dict[str, Any],
+    data: Path,
+    kind: str,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With the chart's limit of memory, 64 clients at once each get IDs of their own."""
+    resources = yaml.safe_load((helm.CHART / "values.yaml").read_text())["resources"]
+    limit = resources["limits"]["memory"]
+    environment = {}
+    if kind != "sqlite":
+        server = request.getfixturevalue(kind)
+        environment["UNIQUEID_DATABASE_URL"] = server.url(server.new_database())
+        environment["UNIQUEID_DBSYNC"] = "1"
+    with container(data=data, environment=environment) as box:
+        assert f"--memory={limit.removesuffix('i').lower()}" in box.options
+        box.start()
+        ranges = box.load("file", CLIENTS, 40)
+        assert len(ranges) == CLIENTS * 40
+        assert verdict.overlap(ranges) is None
+        # Gaps are allowed, and there is no reason for one here.
+        assert sum(last - first + 1 for first, last in ranges) == max(last for _, last in ranges)
+        peak, kills = box.memory()
+        assert kills == 0
+        with capsys.disabled():
+            print(f"\nimage on {kind}: {peak / 2**20:.0f} of {limit} with {CLIENTS} clients")
+
+
+@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+def test_pods_that_start_together_share_a_new_database(
+    image: dict[str, Any], kind: str, request: pytest.FixtureRequest
+) -> None:
+    """Several init containers run dbsync at once, and their services hand out disjoint ranges."""
+    server = request.getfixturevalue(kind)
+    environment = {"UNIQUEID_DATABASE_URL": server.url(server.new_database())}
+    with contextlib.ExitStack() as stack:
+        pods = [stack.enter_context(container(environment=environment)) for _ in range(4)]
+        with concurrent.futures.ThreadPoolExecutor(len(pods)) as pool:
+            command = ("pacifica-uniqueid-cmd", "dbsync")
+            for answer in pool.map(lambda pod: pod.run(*command), pods):
+                assert answer.returncode == 0, answer.stderr
+            services = pods[:2]
+            for service in services:
+                service.start()
+            got = list(pool.map(lambda pod: pod.load("file", 8, 25), services))
+    ranges = [one for some in got for one in some]
+    assert len(ranges) == 2 * 8 * 25
+    assert verdict.overlap(ranges) is None
 
 
 def test_a_start_that_waits_for_the_database_can_be_stopped(image: dict[str, Any]) -> None:

@@ -18,46 +18,93 @@ X-Accel-Buffering: "no"
 {{ .Release.Namespace }}-{{ include "uniqueid.fullname" . }}-no-store@kubernetescrd
 {{- end -}}
 
-{{/* Annotations of the Ingress by controller */}}
+{{/*
+Whether the settings of a controller are set: it is the one that ingress.controller names, or none
+is named. Other controllers pass over annotations that are not theirs. A dict of root and name.
+*/}}
+{{- define "uniqueid.controller" -}}
+{{- if has .root.Values.ingress.controller (list .name "none") -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/* Whether Traefik's objects are made: they need its CRDs */}}
+{{- define "uniqueid.traefik" -}}
+{{- if .Values.ingress.enabled -}}
+{{- if or (eq .Values.ingress.controller "traefik") (and (eq .Values.ingress.controller "none") (.Capabilities.APIVersions.Has "traefik.io/v1alpha1/Middleware")) -}}
+true
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Annotations of the Ingress. nginx never stores an answer that it does not buffer. */}}
 {{- define "uniqueid.ingressPreset" -}}
-{{- if eq .Values.ingress.controller "nginx" }}
+{{- if include "uniqueid.controller" (dict "root" . "name" "nginx") }}
 nginx.ingress.kubernetes.io/proxy-buffering: "off"
 nginx.ingress.kubernetes.io/proxy-next-upstream: "off"
 nginx.ingress.kubernetes.io/proxy-next-upstream-tries: "1"
-{{- else if eq .Values.ingress.controller "f5-nginx" }}
+{{- if .Values.ingress.nginxCustomHeaders }}
+nginx.ingress.kubernetes.io/custom-headers: {{ .Release.Namespace }}/{{ include "uniqueid.fullname" . }}-headers
+{{- end }}
+{{- end }}
+{{- if include "uniqueid.controller" (dict "root" . "name" "f5-nginx") }}
 nginx.org/proxy-buffering: "False"
 nginx.org/proxy-next-upstream: "off"
 nginx.org/proxy-next-upstream-tries: "1"
-{{- else if eq .Values.ingress.controller "traefik" }}
+# Of the headers nginx keeps these to itself; the next nginx on the way needs them as well.
+nginx.org/proxy-pass-headers: "X-Accel-Expires,X-Accel-Buffering"
+{{- end }}
+{{- if include "uniqueid.traefik" . }}
 traefik.ingress.kubernetes.io/router.middlewares: {{ include "uniqueid.traefikMiddleware" . }}
-{{- else if eq .Values.ingress.controller "haproxy" }}
+{{- end }}
+{{- if include "uniqueid.controller" (dict "root" . "name" "haproxy") }}
 haproxy.org/response-set-header: |
   {{- range $name, $value := include "uniqueid.headers" . | fromYaml }}
   {{ $name }} {{ $value | quote }}
   {{- end }}
 # Only when the request was never sent.
-haproxy.org/backend-config-snippet: |
-  retry-on conn-failure
+haproxy.org/backend-config-snippet: retry-on conn-failure
 {{- end }}
 {{- end -}}
 
-{{/* Annotations of the Service by controller */}}
+{{/* Annotations of the Service, whoever routes to it: those of controllers which read them there */}}
 {{- define "uniqueid.servicePreset" -}}
-{{- if .Values.ingress.enabled }}
-{{- if eq .Values.ingress.controller "traefik" }}
+{{- if include "uniqueid.traefik" . }}
 traefik.ingress.kubernetes.io/service.serverstransport: {{ .Release.Namespace }}-{{ include "uniqueid.fullname" . }}@kubernetescrd
-{{- else if eq .Values.ingress.controller "haproxy" }}
-haproxy.org/backend-config-snippet: |
-  retry-on conn-failure
 {{- end }}
+{{- if include "uniqueid.controller" (dict "root" . "name" "haproxy") }}
+haproxy.org/backend-config-snippet: retry-on conn-failure
 {{- end }}
+{{- if eq .Values.ingress.controller "none" }}
+konghq.com/retries: "0"
+{{- end }}
+{{- end -}}
+
+{{/*
+Whether the HTTPRoute says `retry`. A CRD without the field (the standard channel before 1.7) makes
+an API server refuse the route, and then what the cluster has decides; without a cluster it is said.
+*/}}
+{{- define "uniqueid.retryField" -}}
+{{- $said := .Values.httpRoute.retryField -}}
+{{- if kindIs "invalid" $said -}}
+{{- $said = true -}}
+{{- $crd := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" "httproutes.gateway.networking.k8s.io" -}}
+{{- range dig "spec" "versions" list $crd -}}
+{{- if eq .name "v1" -}}
+{{- $said = hasKey (dig "schema" "openAPIV3Schema" "properties" "spec" "properties" "rules" "items" "properties" dict .) "retry" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if $said -}}
+true
+{{- end -}}
 {{- end -}}
 
 {{/* Fails for annotations that cache or retry: a dict of where, annotations and preset */}}
 {{- define "uniqueid.refuseCaches" -}}
 {{- range $name, $value := .annotations -}}
 {{- $own := index $.preset $name | default "" -}}
-{{- if and (ne (toString $value) $own) (or (hasKey $.preset $name) (regexMatch "(?i)(cache|next-upstream|retr(y|ies)|attempts)" $name) (regexMatch "(?i)((proxy|fastcgi)_cache|proxy_store|proxy_next_upstream|proxy_ignore_headers|retry|retries|cache-(use|store)|attempts)" (toString $value))) -}}
+{{- if and (ne (toString $value) $own) (or (hasKey $.preset $name) (regexMatch "(?i)(cache|next-upstream|retr(y|ies)|attempts)" $name) (regexMatch "(?i)((proxy|fastcgi)[_-]cache|proxy_store|proxy_next_upstream|proxy_ignore_headers|retry|retries|cache-(use|store)|attempts)" (toString $value))) -}}
 {{- if not (eq $name "traefik.ingress.kubernetes.io/router.middlewares") -}}
 {{- fail (printf "%s has %s, which caches or retries requests: a cached answer is an ID handed out twice, and a repeated request loses IDs. Remove it; the chart sets what the controller needs by ingress.controller" $.where $name) -}}
 {{- else if regexMatch "(?i)(cache|retry)" (toString $value) -}}

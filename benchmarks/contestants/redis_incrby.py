@@ -1,0 +1,20 @@
+"""Redis: INCRBY, with a server that writes and syncs its log before it answers."""
+
+from __future__ import annotations
+
+import os
+
+import redis
+from bottle import Bottle, request
+
+application = Bottle()
+# One connection for each thread at the most, which the pool hands out.
+_client = redis.Redis(host="127.0.0.1", port=int(os.environ["REDIS_PORT"]))
+
+
+@application.route("/getid")
+def getid() -> dict[str, int]:
+    """The next IDs of a mode."""
+    count = int(request.query["range"])
+    last = int(_client.incrby(request.query["mode"], count))
+    return {"startIndex": last - count + 1, "endIndex": last}

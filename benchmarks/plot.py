@@ -1,0 +1,43 @@
+"""The picture of a benchmark's table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+_COLOURS = {"this service": "#1f6feb", "the ceiling: a counter in memory": "#8b949e"}
+_PEER = "#d0a25c"
+
+
+def draw(table: list[dict[str, Any]], clients: int, file: Path) -> None:
+    """Requests a second of each contestant, with what it gave twice beside it."""
+    rows = [row for row in table if row["clients"] == clients]
+    rows.sort(key=lambda row: row["requests_per_second"])
+    figure, axes = pyplot.subplots(figsize=(9, 0.34 * len(rows) + 1.2), dpi=120)
+    for place, row in enumerate(rows):
+        name, database = row["contestant"], row["database"]
+        rate = row["requests_per_second"]
+        axes.barh(place, rate, color=_COLOURS.get(name, _PEER))
+        bad = f"{row['duplicates']} IDs twice" if row["duplicates"] else "0 twice"
+        errors = f", {row['errors']} errors" if row["errors"] else ""
+        axes.text(rate, place, f"  {rate:,}   {bad}{errors}", va="center", fontsize=8)
+        low, high = min(row["rates"]), max(row["rates"])
+        axes.plot([low, high], [place, place], color="black", linewidth=1)
+    labels = [
+        row["contestant"] + ("" if row["database"] in ("none", "Redis") else f", {row['database']}")
+        for row in rows
+    ]
+    axes.set_yticks(range(len(rows)), labels, fontsize=8)
+    axes.set_xlim(0, 1.35 * max(row["requests_per_second"] for row in rows))
+    axes.set_xlabel(
+        f"requests/s at {clients} clients: median, and lowest to highest round", fontsize=8
+    )
+    axes.tick_params(axis="x", labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(file)

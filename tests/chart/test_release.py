@@ -1,0 +1,386 @@
+"""Releases of the chart by real Helm and kubectl, in a cluster that is only an API server.
+
+`cluster.Cluster` says how far that goes: what is sent is validated strictly, and a pod runs only if
+all that it names exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cases
+import cluster
+import helm
+import pytest
+import servers
+import yaml
+from servers import CHECKOUT
+
+sys.path.insert(0, str(CHECKOUT / "tests/e2e"))
+
+import run as e2e
+
+CHART = helm.CHART
+CRD = "httproutes.gateway.networking.k8s.io"
+
+
+class User:
+    """Somebody with Helm, kubectl and a cluster."""
+
+    def __init__(self, where: cluster.Cluster, home: Path, major: int) -> None:
+        self.cluster = where
+        self.major = major
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "KUBECONFIG": str(where.kubeconfig(home / "kubeconfig")),
+        }
+        self.home = home
+
+    def run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(helm.tool(program, self.major)), *arguments]
+        return subprocess.run(
+            command,
+            env=self.environment,
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+
+    def helm(self, *arguments: str, values: object = None) -> str:
+        """Helm, which must succeed."""
+        if values is not None:
+            file = self.home / "values.yaml"
+            file.write_text(yaml.safe_dump(values))
+            arguments = (*arguments, "-f", str(file))
+        answer = self.run("helm", *arguments)
+        assert answer.returncode == 0, (arguments, answer.stdout, answer.stderr)
+        assert self.cluster.stuck == []
+        return answer.stdout
+
+    def install(self, verb: str = "install", values: object = None, chart: Path = CHART) -> str:
+        """Install or upgrade, without a wait: in this cluster everything is ready at once."""
+        return self.helm(verb, "uniqueid", str(chart), "--timeout", "100s", values=values)
+
+    def template(self) -> Any:
+        """The template of the service's pods."""
+        deployment = self.cluster.get("Deployment", "uniqueid")
+        assert deployment is not None
+        return deployment["spec"]["template"]
+
+    def secret(self, name: str, **data: str) -> None:
+        """Make a Secret, or replace it."""
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}}
+        self.cluster.put({**secret, "stringData": data})
+
+
+@pytest.fixture(params=helm.MAJORS, ids=["helm3", "helm4"])
+def user(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[User]:
+    """A user of each version of Helm with an empty cluster."""
+    with cluster.Cluster() as empty:
+        yield User(empty, tmp_path, request.param)
+
+
+def left(where: cluster.Cluster) -> set[tuple[str, str]]:
+    """What there is in the namespace but what is always there."""
+    found = {(what["kind"], what["metadata"]["name"]) for what in where.objects.values()}
+    return {one for one in found if one[0] not in ("Namespace", "ReplicaSet", "Pod")} - {
+        ("ServiceAccount", "default")
+    }
+
+
+def test_a_release_comes_changes_and_goes_but_for_its_counters(user: User) -> None:
+    """Install, test, upgrade, roll back, uninstall, install again: always on the same claim."""
+    wait = ("--wait", "--timeout", "100s")
+    notes = user.helm("install", "uniqueid", str(CHART), *wait)
+    assert "helm -n science test uniqueid" in notes
+    assert {one for one in left(user.cluster) if one[0] != "Secret"} == {
+        ("Deployment", "uniqueid"),
+        ("PersistentVolumeClaim", "uniqueid-data"),
+        ("Service", "uniqueid"),
+        ("ServiceAccount", "uniqueid"),
+    }
+    claim = user.cluster.get("PersistentVolumeClaim", "uniqueid-data")
+    assert claim is not None
+    user.helm("test", "uniqueid")
+    assert user.cluster.get("Pod", "uniqueid-test") is None
+    first = user.template()
+    user.install("upgrade", {"settings": {"max_range": 5}})
+    assert user.template() != first
+    assert user.cluster.get("ConfigMap", "uniqueid") is not None
+    user.helm("rollback", "uniqueid", "--wait")
+    assert user.template() == first
+    assert user.cluster.get("ConfigMap", "uniqueid") is None
+    user.helm("uninstall", "uniqueid", "--wait")
+    assert left(user.cluster) == {("PersistentVolumeClaim", "uniqueid-data")}
+    user.install()
+    again = user.cluster.get("PersistentVolumeClaim", "uniqueid-data")
+    assert again is not None
+    assert again["metadata"]["uid"] == claim["metadata"]["uid"]
+
+
+def test_without_keep_the_claim_goes_with_the_release(user: User) -> None:
+    """`persistence.keep=false` is what makes the difference."""
+    user.install(values={"persistence": {"keep": False}})
+    user.helm("uninstall", "uniqueid", "--wait")
+    assert left(user.cluster) == set()
+
+
+def test_an_upgrade_to_another_version_of_the_chart_is_accepted(user: User, tmp_path: Path) -> None:
+    """Nothing that a cluster cannot change differs between versions, and the claim is the same."""
+    copy = tmp_path / "uniqueid"
+    subprocess.run(["cp", "-r", helm.CHART, copy], check=True)
+    chart = (copy / "Chart.yaml").read_text()
+    (copy / "Chart.yaml").write_text(
+        chart.replace("version: 1.0.0", "version: 0.9.0").replace('"1.0.0"', '"0.9.0"')
+    )
+    user.install(chart=copy)
+    before = {kind: user.cluster.of(kind)[0] for kind in ("Deployment", "PersistentVolumeClaim")}
+    assert before["Deployment"]["metadata"]["labels"]["app.kubernetes.io/version"] == "0.9.0"
+    user.install("upgrade")
+    for kind, old in before.items():
+        (new,) = user.cluster.of(kind)
+        assert new["metadata"]["uid"] == old["metadata"]["uid"]
+        assert new["metadata"]["labels"] != old["metadata"]["labels"]
+
+
+def test_everything_at_once_is_accepted(user: User) -> None:
+    """With every feature on, the API server accepts all of it, custom resources included."""
+    for name in ("counters", "ids", "ca", "more"):
+        user.secret(name, password="x", allocate="y", status="z")
+    user.cluster.create_namespace("monitoring")
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "other"}}
+    user.cluster.put(account)
+    user.install(values=cases.everything(cases.MYSQL if user.major == 3 else cases.POSTGRESQL))
+    kinds = {kind for kind, _name in left(user.cluster)}
+    assert kinds >= {"HTTPRoute", "ServiceMonitor", "PrometheusRule", "HorizontalPodAutoscaler"}
+
+
+def test_the_hook_runs_before_the_release_with_what_it_needs(user: User) -> None:
+    """The Job has its Secret and ConfigMap, runs before the Deployment, and leaves nothing."""
+    values = helm.merge(cases.POSTGRESQL, cases.NETWORK_ONLY["hook"])
+    for verb, made in (("install", "create"), ("upgrade", "update")):
+        user.cluster.history.clear()
+        user.install(verb, values)
+        history = user.cluster.history
+        job = history.index("create Job uniqueid-dbsync")
+        for earlier in ("Secret", "ConfigMap", "NetworkPolicy"):
+            assert history.index(f"create {earlier} uniqueid-dbsync") < job
+        values = helm.merge(values, {"podLabels": {"changed": "yes"}})
+        assert job < history.index(f"{made} Deployment uniqueid")
+        assert not [name for _kind, name in left(user.cluster) if name.endswith("-dbsync")]
+
+
+def test_a_changed_secret_restarts_the_pods_with_the_next_upgrade(user: User) -> None:
+    """The pods read the password when they start; a Secret that did not change restarts nothing."""
+    user.secret("counters", url="mysql://a:old@db/x")
+    user.install(values=cases.URL)
+    first = user.template()
+    user.install("upgrade", cases.URL)
+    assert user.template() == first
+    user.secret("counters", url="mysql://a:new@db/x")
+    user.install("upgrade", cases.URL)
+    changed = user.template()
+    assert changed != first
+    assert "new" not in json.dumps(changed["metadata"])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_route_says_retry_where_the_cluster_knows_the_field(user: User, known: bool) -> None:
+    """A Gateway API without the field would refuse the route; the notes say what that means."""
+    rule: dict[str, Any] = {"type": "object", "properties": {"filters": {"type": "array"}}}
+    if known:
+        rule["properties"]["retry"] = {"type": "object"}
+    schema: dict[str, Any] = {"type": "array", "items": rule}
+    for name in ("rules", "spec"):
+        schema = {"type": "object", "properties": {name: schema}}
+    versions = [
+        {"name": "v1beta1", "schema": {"openAPIV3Schema": {"type": "object"}}},
+        {"name": "v1", "schema": {"openAPIV3Schema": schema}},
+    ]
+    definition = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
+    user.cluster.put({**definition, "metadata": {"name": CRD}, "spec": {"versions": versions}})
+    route = {"enabled": True, "parentRefs": [{"name": "public"}]}
+    said = user.install(values={"httpRoute": route})
+    found = user.cluster.get("HTTPRoute", "uniqueid")
+    assert found is not None
+    (rule,) = found["spec"]["rules"]
+    assert rule.get("retry") == ({"attempts": 0} if known else None)
+    assert ("does not say that requests are not repeated" in said) != known
+
+
+# -- the documentation ---------------------------------------------------------------------------
+
+PAGES = sorted(
+    [*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").glob("*.md"), helm.CHART / "README.md"]
+)
+
+
+def commands() -> Iterator[list[str]]:
+    """Every command line of the pages that is for Helm or kubectl, in blocks and in sentences."""
+    for page in PAGES:
+        text = page.read_text()
+        for block in re.findall(r"```(?:console|sh)\n(.*?)```", text, re.DOTALL):
+            lexer = shlex.shlex(block.replace("\\\n", " "), posix=True, punctuation_chars="|>&;\n")
+            lexer.whitespace = " \t"
+            lexer.whitespace_split = True
+            lexer.commenters = "#"
+            words: list[str] = []
+            for word in [*lexer, "\n"]:
+                if set(word) <= set("|>&;\n"):
+                    if words[:1] in (["helm"], ["kubectl"]):
+                        yield words
+                    words = []
+                else:
+                    words.append(word)
+        for line in re.findall(
+            r"`((?:helm|kubectl) [^`]*)`", re.sub(r"```.*?```", "", text, flags=re.S)
+        ):
+            yield shlex.split(line)
+
+
+# What a stream to a pod is for, and this cluster has no pods that run.
+STREAMS = ("exec", "port-forward")
+
+
+def test_every_documented_command_of_helm_and_kubectl_works(tmp_path: Path) -> None:
+    """Each runs as it stands, after an installation; what needs a running pod is understood."""
+    with cluster.Cluster() as empty:
+        _type_all(User(empty, tmp_path, 4))
+
+
+def _type_all(user: User) -> None:
+    found = [command for command in commands() if not any(word.isupper() for word in command)]
+    assert sum(command[0] == "helm" for command in found) > 5
+    assert sum(command[0] == "kubectl" for command in found) > 4
+    user.secret("uniqueid-database", password="x")
+    user.secret("tokens", allocate="x")
+    user.helm("install", "uniqueid", str(CHART))
+    user.helm("upgrade", "uniqueid", str(CHART))
+    for program, *arguments in found:
+        if not arguments[1:]:
+            # Only named in a sentence.
+            assert user.run(program, *arguments, "--help").returncode == 0
+            continue
+        if arguments[0] == "install":
+            user.helm("uninstall", "uniqueid")
+        if arguments[:2] == ["create", "secret"]:
+            user.cluster.objects.pop(("", "secrets", "science", arguments[3]), None)
+        answer = user.run(program, *arguments)
+        if arguments[0] in STREAMS:
+            # It got as far as to ask for the stream, which no flag that it does not know does.
+            assert "unknown" not in answer.stderr, (arguments, answer.stderr)
+            assert "Usage:" not in answer.stderr, (arguments, answer.stderr)
+        else:
+            assert answer.returncode == 0, (arguments, answer.stderr)
+        assert user.cluster.stuck == []
+        if arguments[0] == "uninstall":
+            user.helm("install", "uniqueid", str(CHART))
+
+
+def test_every_documented_value_exists() -> None:
+    """Where a page names a value of the chart, values.yaml has it."""
+    values = yaml.safe_load((helm.CHART / "values.yaml").read_text())
+    schema = json.loads((helm.CHART / "values.schema.json").read_text())
+    values["settings"] = dict.fromkeys(schema["properties"]["settings"]["properties"])
+    named: set[str] = set()
+    for page in PAGES:
+        if page.name == "CHANGELOG.md":
+            continue
+        text = page.read_text()
+        for words in re.findall(r"`([^`\n]+)`", text) + re.findall(
+            r"--set(?:-string)? (\S+)", text
+        ):
+            path = re.match(r"'?([A-Za-z]\w*(?:\.\w+)+)(?:\[0\]\S*)?(?:=|$|')", words)
+            # metrics.py is a file.
+            file = re.search(r"/|\.(py|md|ya?ml|json|ini|cfg|tpl)$", words)
+            if path and not file and path[1].split(".")[0] in values:
+                named.add(path[1])
+    assert len(named) > 60
+    for path in sorted(named):
+        value: Any = values
+        for key in path.split("."):
+            assert key in value, f"{path} is no value"
+            value = value[key]
+
+
+# -- tests/e2e -----------------------------------------------------------------------------------
+
+
+class Loads:
+    """Runs the pods of the run's loads for real, against a service on this machine."""
+
+    def __init__(self, service: servers.Service) -> None:
+        self.service = service
+
+    def __call__(self, pod: Any) -> tuple[int, str]:
+        (container,) = pod["spec"]["containers"]
+        if container["name"] != "load":
+            return 0, ""
+        command = [sys.executable, *container["command"][1:], *container["args"]]
+        words = [word.replace("http://uniqueid:8051", self.service.url) for word in command]
+        answer = subprocess.run(words, capture_output=True, text=True)
+        return answer.returncode, answer.stdout + answer.stderr
+
+
+def _e2e(user: User, monkeypatch: pytest.MonkeyPatch, mysql: str | None) -> e2e.Run:
+    monkeypatch.setenv("KUBECONFIG", user.environment["KUBECONFIG"])
+    monkeypatch.setenv("HOME", user.environment["HOME"])
+    return e2e.Run(
+        argparse.Namespace(
+            image="registry.example.com/uniqueid:1.0.0",
+            mysql=mysql,
+            helm=str(helm.tool("helm", user.major)),
+            kubectl=str(helm.tool("kubectl", user.major)),
+            seconds=1,
+            threads=2,
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("major", "mysql"), [(3, None), (4, "docker.io/library/mariadb:11")], ids=["sqlite", "mysql"]
+)
+def test_the_run_on_a_cluster_gets_to_its_end(
+    service: servers.Service,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    major: int,
+    mysql: str | None,
+) -> None:
+    """Every command of tests/e2e does what it is for, and the namespace goes with everything."""
+    with cluster.Cluster(run=Loads(service)) as empty:
+        run = _e2e(User(empty, tmp_path, major), monkeypatch, mysql)
+        run.run()
+    assert "none of them twice" in capsys.readouterr().out
+    assert len(run.ranges) > 4
+    assert empty.stuck == []
+    assert not [key for key in empty.objects if run.namespace in key]
+
+
+def test_the_run_on_a_cluster_finds_ids_that_come_twice(
+    service: servers.Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that starts at 1 again, as after a lost volume, breaks the run."""
+    loads = Loads(service)
+    fresh = servers.Service(f"sqlite:///{tmp_path}/fresh.sqlite3")
+    with cluster.Cluster(run=loads) as empty, servers.running(fresh):
+        run = _e2e(User(empty, tmp_path, 4), monkeypatch, None)
+        empty.create_namespace(run.namespace)
+        run.start_load("load-before")
+        run.finish_load("load-before", may_fail=False)
+        loads.service = fresh
+        run.start_load("load-after")
+        with pytest.raises(e2e.Broken, match="handed out before, and now again"):
+            run.finish_load("load-after", may_fail=False)
