@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import raw
@@ -35,6 +36,7 @@ from peers import (
     PlainPony,
     Redis,
     RedisIncrBy,
+    SameFront,
     Upstream,
     place,
     servers,
@@ -51,6 +53,9 @@ UPSTREAM = "pacifica-uniqueid 0.5.1"
 FLICKR = "Flickr's ticket table"
 NEXTVAL = "PostgreSQL's nextval"
 REDIS = "Redis INCRBY"
+
+
+Server = Ours | SameFront | Upstream
 
 
 @dataclass
@@ -73,7 +78,7 @@ class Contestant:
 
     name: str
     database: str
-    server: Ours | Upstream
+    server: Server
     answers: int = 0
     duplicates: int = 0
     errors: int = 0
@@ -189,9 +194,9 @@ def contestants(stack: ExitStack, cpu: int | None, only: set[str]) -> list[Conte
     mariadb = servers.MariaDB("--max-connections=1000")
     postgresql = servers.PostgreSQL("max_connections=1000")
     redis = Redis()
-    for server in (mariadb, postgresql, redis):
-        stack.callback(server.remove)
-        server.start()
+    for needed in (mariadb, postgresql, redis):
+        stack.callback(needed.remove)
+        needed.start()
     # The old service does not decode what is in its URL.
     mariadb.sql("CREATE USER plain IDENTIFIED BY 'plain'; GRANT ALL ON `test_%`.* TO plain")
     numbers = iter(range(100))
@@ -209,27 +214,22 @@ def contestants(stack: ExitStack, cpu: int | None, only: set[str]) -> list[Conte
         name = mariadb.new_database("CHARACTER SET utf8mb4")
         return f"mysql://plain:plain@127.0.0.1:{mariadb.port}/{name}"
 
-    wanted: list[tuple[str, str, Callable[[], Ours | Upstream]]] = []
-    for database, url in {"SQLite": sqlite, "MariaDB": maria, "PostgreSQL": postgres}.items():
-        wanted += [
-            (OURS, database, lambda url=url: Ours(url(), cpu)),
-            (ONE, database, lambda url=url: OneTransaction(url(), cpu)),
-            (PLAIN, database, lambda url=url: PlainPony(url(), cpu)),
-        ]
-    old = {
-        "SQLite": lambda: f"sqliteext:///{directory}/{next(numbers)}.sqlite3",
-        "MariaDB": plain_maria,
-        "PostgreSQL": postgres,
-    }
-    wanted += [
-        (UPSTREAM, database, lambda url=url: Upstream(url())) for database, url in old.items()
-    ]
-    wanted += [
+    databases = {"SQLite": sqlite, "MariaDB": maria, "PostgreSQL": postgres}
+    wanted: list[tuple[str, str, Callable[[], Server]]] = [
         (CEILING, "none", lambda: Ceiling(sqlite(), cpu)),
         (FLICKR, "MariaDB", lambda: Flickr(maria(), cpu)),
         (NEXTVAL, "PostgreSQL", lambda: Nextval(postgres(), cpu)),
         (REDIS, "Redis", lambda: RedisIncrBy(sqlite(), cpu, REDIS_PORT=str(redis.port))),
+        (UPSTREAM, "SQLite", lambda: Upstream(sqlite().replace("sqlite", "sqliteext", 1))),
+        (UPSTREAM, "MariaDB", lambda: Upstream(plain_maria())),
+        (UPSTREAM, "PostgreSQL", lambda: Upstream(postgres())),
     ]
+    for database, url in databases.items():
+        wanted += [
+            (OURS, database, partial(Ours, url(), cpu)),
+            (ONE, database, partial(OneTransaction, url(), cpu)),
+            (PLAIN, database, partial(PlainPony, url(), cpu)),
+        ]
     started = []
     for name, database, make in wanted:
         if not only or name in only:
@@ -248,7 +248,7 @@ def spread(values: list[float]) -> str:
 
 def rows(found: list[Contestant], clients: list[int]) -> list[dict[str, object]]:
     """The numbers, one row for each contestant and number of clients."""
-    (ceiling,) = [item for item in found if item.name == CEILING] or [None]
+    ceiling = next((item for item in found if item.name == CEILING), None)
     table: list[dict[str, object]] = []
     for number in clients:
         for item in found:

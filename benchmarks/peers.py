@@ -10,7 +10,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-import servers  # noqa: E402
+import servers as servers  # noqa: E402
 from compatibility import upstream  # noqa: E402
 
 

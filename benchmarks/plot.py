@@ -20,9 +20,8 @@ def draw(table: list[dict[str, Any]], clients: int, file: Path) -> None:
     rows.sort(key=lambda row: row["requests_per_second"])
     figure, axes = pyplot.subplots(figsize=(9, 0.34 * len(rows) + 1.2), dpi=120)
     for place, row in enumerate(rows):
-        name, database = row["contestant"], row["database"]
         rate = row["requests_per_second"]
-        axes.barh(place, rate, color=_COLOURS.get(name, _PEER))
+        axes.barh(place, rate, color=_COLOURS.get(row["contestant"], _PEER))
         bad = f"{row['duplicates']} IDs twice" if row["duplicates"] else "0 twice"
         errors = f", {row['errors']} errors" if row["errors"] else ""
         axes.text(rate, place, f"  {rate:,}   {bad}{errors}", va="center", fontsize=8)

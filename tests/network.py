@@ -53,8 +53,10 @@ class Network:
 
 def end(server: subprocess.Popen[bytes], command: str) -> None:
     """End a server that was started with a command of the documentation."""
-    # SIGTERM means a reload to a uWSGI without the shipped uwsgi.ini.
-    server.send_signal(signal.SIGQUIT if command.startswith("uwsgi") else signal.SIGTERM)
+    # SIGTERM means a reload to a uWSGI without the shipped uwsgi.ini. SIGQUIT can be lost on a
+    # worker that has just started, and SIGKILL follows after a minute only.
+    reloads = command.startswith("uwsgi") and "uwsgi.ini" not in command
+    server.send_signal(signal.SIGQUIT if reloads else signal.SIGTERM)
     try:
         server.wait(servers.START_TIMEOUT)
     except subprocess.TimeoutExpired:

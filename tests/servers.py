@@ -308,7 +308,10 @@ class Service(Process):
 
     def write_config(self) -> None:
         lines = ["[database]", f"url = {self.database_url}", "connect_wait = 0.2", "[uniqueid]"]
-        lines += [f"{name} = {value}" for name, value in self.settings.items()]
+        fence = {name: value for name, value in self.settings.items() if "fence_" in name}
+        lines += [f"{name} = {self.settings[name]}" for name in self.settings if name not in fence]
+        lines += ["[fence]"]
+        lines += [f"{name.removeprefix('fence_')} = {value}" for name, value in fence.items()]
         self.config.write_text("\n".join(lines) + "\n")
 
     @property

@@ -68,7 +68,10 @@ def test_the_old_names_of_the_database_work(tmp_path: Path) -> None:
     [
         ("[uniqueid]\nmax_rang = 1\n", "did you mean max_range?"),
         ("[uniqueid]\nzzz = 1\n", "is no setting; [uniqueid] has max_range"),
-        ("[unique]\nmax_range = 1\n", "there is no such section; there are [database], [uniqueid]"),
+        (
+            "[unique]\nmax_range = 1\n",
+            "there are [database], [fence], [uniqueid]",
+        ),
         ("[uniqueid]\nmax_range = -1\n", "must be a whole number from 1 to"),
         ("[uniqueid]\nmax_range = 1e3\n", "must be a whole number from 1 to"),
         ("[uniqueid]\nmax_range =\n", "must be a whole number from 1 to"),

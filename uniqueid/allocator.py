@@ -33,6 +33,7 @@ from uniqueid.errors import (
     KeyInFlight,
     ModeBusy,
     Overloaded,
+    Unavailable,
     Unexpected,
     UniqueIDError,
 )
@@ -91,7 +92,8 @@ class Entry(Protocol):
 class Counters(Protocol):
     """The part of the store which the allocator needs; `uniqueid.store.Store` says more."""
 
-    connections: int
+    @property
+    def connections(self) -> int: ...
 
     def advance(
         self,
@@ -238,6 +240,8 @@ class Allocator:
     :param prune: deletes some entries of the journal whose time is over, and says how many; the
         committer calls it between two transactions.
     :param troubles: where it is told that the database is away; shared with the watch.
+    :param floors: counter to the lowest ID that may still be handed out, where the store brings
+        some along from earlier (`uniqueid.fence`): one object, which both of them fill.
     """
 
     def __init__(
@@ -250,6 +254,7 @@ class Allocator:
         repair: bool = True,
         crowd: int | None = None,
         prune: Callable[[], int] | None = None,
+        floors: dict[str, int] | None = None,
         observer: Observer | None = None,
         troubles: Troubles | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -276,14 +281,15 @@ class Allocator:
         self._one_cpu = False
         self._deferred = _Group(1)
         self._deferred_until = 0.0
-        self._floors: dict[str, int] = {}
+        self._fenced = floors is not None
+        self._floors: dict[str, int] = {} if floors is None else floors
         self._regressed: dict[str, CounterRegressed] = {}
         self._exhausted: set[str] = set()
         self._looked = 0.0
         self._connections = 0
         self._group: _Group | None = None
         self._batch = 0
-        self._down: DatabaseUnavailable | None = None
+        self._down: Unavailable | None = None
         self._in_flight: _Flight | None = None
         self._stalled: _Flight | None = None
         self._closing = threading.Event()
@@ -320,8 +326,8 @@ class Allocator:
         :raises KeyReused: the key was used for another request.
         :raises KeyInFlight: the key's earlier request has no answer yet.
         :raises JournalMissing: there is an entry and no table for it.
-        :raises Overloaded, DatabaseUnavailable, Closing: not now. After the second the IDs may
-            have been taken from the counter; nobody will get them.
+        :raises Overloaded, Unavailable, Closing: not now. After the second the IDs may have been
+            taken from the counter; nobody will get them.
         """
         if entry is not None:
             self._with_entries = True
@@ -343,7 +349,7 @@ class Allocator:
             self._keys[identity] = earlier + 1
         try:
             return self._allocate(mode, count, facts, entry)
-        except DatabaseUnavailable as error:
+        except Unavailable as error:
             if earlier:
                 raise KeyInFlight(identity[0]) from error
             raise
@@ -446,11 +452,12 @@ class Allocator:
         return self._thread is None or self._thread.is_alive()
 
     @property
-    def down(self) -> DatabaseUnavailable | None:
-        """Why requests are refused at once, while the database is away."""
+    def down(self) -> Unavailable | None:
+        """Why requests are refused at once, while the database or the fence is away."""
         down = self._down
         if down is not None:
-            return DatabaseUnavailable(down.cause, tables=down.tables)
+            # One for each caller, with a traceback of its own.
+            return type(down)(down.cause, tables=down.tables)
         if self._stalled is not None and self._stalled is self._in_flight:
             return self._no_answer()
         return None
@@ -506,13 +513,17 @@ class Allocator:
     def _run(self) -> None:
         try:
             last = False
+            if self._fenced:
+                # What was handed out before the start is compared before anybody asks.
+                self._commit_guarded(None)
+                self._wait_while_down()
             while not last:
                 group, last = self._collect()
                 self._commit_guarded(group)
-                if self._down is not None and not last:
-                    self._wait_for_database()
-                elif self._prune is not None and self._clock() >= self._prune_at and not last:
-                    self._prune_some(self._prune)
+                if not last:
+                    self._wait_while_down()
+                    if self._prune is not None and self._clock() >= self._prune_at:
+                        self._prune_some(self._prune)
         finally:
             # Nobody comes in any more, whatever ended this thread.
             with self._arrived:
@@ -584,7 +595,7 @@ class Allocator:
                 # A new session may have led to another server, or to one that was restored.
                 self._connections = self._store.connections
                 self._look_at_all()
-        except DatabaseUnavailable as error:
+        except Unavailable as error:
             self._down = error
             self._tell_down(error)
             self._fail_group(error)
@@ -801,13 +812,14 @@ class Allocator:
 
     # -- what went wrong ----------------------------------------------------------------------
 
-    def _wait_for_database(self) -> None:
+    def _wait_while_down(self) -> None:
         """Try the database until it answers; requests are refused at once meanwhile."""
         away = False
-        while not self._closing.is_set():
+        while self._down is not None and not self._closing.is_set():
             try:
                 self._store.ping()
-            except DatabaseUnavailable as error:
+            except Unavailable as error:
+                self._tell_down(error)
                 self._down = error
                 away = True
                 self._closing.wait(_LOOK_AGAIN)
@@ -818,11 +830,15 @@ class Allocator:
                 break
         self._down = None
 
-    def _tell_down(self, error: DatabaseUnavailable) -> None:
+    def _tell_down(self, error: Unavailable) -> None:
+        if not isinstance(error, DatabaseUnavailable):
+            self._troubles.fence.found("committer", str(error))
+            return
         trouble = self._troubles.tables if error.tables else self._troubles.database
         trouble.found("committer", error.cause)
 
     def _tell_up(self) -> None:
+        self._troubles.fence.ended("committer")
         self._troubles.database.ended("committer")
         self._troubles.tables.ended("committer")
 
@@ -863,7 +879,7 @@ class Allocator:
 
     def _look_at_all(self) -> None:
         """Compare every counter with what was handed out of it, whoever asks for which."""
-        low = self._low() if self._floors else {}
+        low = self._low() if self._floors or self._fenced else {}
         if not low:
             return
         if not self._repair:

@@ -126,6 +126,8 @@ _PROBLEMS: dict[type[errors.UniqueIDError], tuple[int, str, str, int | None]] = 
     errors.Overloaded: (503, "overloaded", "Too many requests are waiting", 1),
     errors.Closing: (503, "overloaded", "The service is stopping", 1),
     errors.DatabaseUnavailable: (503, "database-unavailable", "The database is not available", 2),
+    errors.FenceUnavailable: (503, "fence-unavailable", "The fence file cannot be written", 2),
+    errors.FenceDamaged: (503, "fence-damaged", "The fence file is missing or damaged", 30),
 }
 _FAULT_TITLES = {
     "bad-range": "The range cannot be used",
@@ -489,9 +491,9 @@ def _response_to(error: Exception) -> HTTPResponse:
     status, type, title, retry_after = known
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     detail = str(error)
-    if isinstance(error, errors.DatabaseUnavailable):
+    if isinstance(error, errors.Unavailable):
         # Why is for the log: a driver's words name hosts and users.
-        detail = "the database is not available; no IDs were handed out"
+        detail = error.public
     return problem(status, type, title, detail, headers)
 
 

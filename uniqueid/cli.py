@@ -10,7 +10,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from uniqueid import __version__, config, journal_commands, logs, probe, schema, service
+from uniqueid import (
+    __version__,
+    config,
+    fence_command,
+    journal_commands,
+    logs,
+    probe,
+    schema,
+    service,
+)
 from uniqueid.errors import MAX_ID, ConfigError, TooManyModes, UniqueIDError
 from uniqueid.store import Advanced, Store
 from uniqueid.validation import MAX_MODE_LENGTH, is_mode
@@ -98,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_config)
 
+    fence_command.add_command(commands, _open_configured)
     journal_commands.add_commands(commands, _open_store)
     probe.add_commands(commands)
     return parser
@@ -155,6 +165,11 @@ def _mode(text: str) -> str:
 
 def _open_store(arguments: argparse.Namespace) -> tuple[Store, float]:
     """The store, with a schema that fits, and the deadline of what is done with it."""
+    configuration, store = _open_configured(arguments)
+    return store, time.monotonic() + configuration.settings.request_timeout
+
+
+def _open_configured(arguments: argparse.Namespace) -> tuple[config.Configuration, Store]:
     configuration = _load(arguments)
     settings = configuration.settings
     if settings.log_level == "info":
@@ -163,7 +178,7 @@ def _open_store(arguments: argparse.Namespace) -> tuple[Store, float]:
     store = service.make_store(configuration)
     store.connect(settings.connect_attempts, settings.connect_wait)
     schema.require(store)
-    return store, time.monotonic() + settings.request_timeout
+    return configuration, store
 
 
 def _advance(arguments: argparse.Namespace) -> int:

@@ -192,6 +192,24 @@ class Settings:
         " failover or a restored backup: advance goes on above the highest ID handed out, stop"
         " refuses every request until an operator has advanced the counters.",
     )
+    fence_path: str = _setting(
+        "",
+        str,
+        "The write-ahead fence: a file on another volume than the database and outside its"
+        " backups, which says up to where IDs have gone out, so that a database restored while the"
+        " service was down repeats none. Relative to the working directory; its directory must"
+        " exist. Empty: no fence.",
+        section="fence",
+        keys=("path",),
+    )
+    fence_window: int = _setting(
+        "100000",
+        _whole(1, 2**40),
+        "IDs by which the file is ahead of a counter: it is written once for so many, and a crash"
+        " leaves a gap of so many at the most.",
+        section="fence",
+        keys=("window", "fence_window"),
+    )
     cpu: str = _setting(
         "auto",
         _cpu,

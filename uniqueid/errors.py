@@ -166,16 +166,48 @@ class Closing(UniqueIDError):
         super().__init__("the service is stopping")
 
 
-class DatabaseUnavailable(UniqueIDError):
-    """The database did not do its work in time; `cause` says why, in the log's words.
+class Unavailable(UniqueIDError):
+    """Something that every allocation needs is away; `cause` says why, in the log's words.
 
-    `tables` is whether that is for a table which is not there.
+    The words name hosts, users and paths: callers get `public`. `tables` is whether it is for a
+    table which is not there.
     """
+
+    what = "the service"
+    public = "no IDs were handed out"
+    remedy = ""
 
     def __init__(self, cause: str, *, tables: bool = False) -> None:
         self.cause = cause
         self.tables = tables
-        super().__init__(f"the database is not available: {cause}")
+        super().__init__(f"{self.what} is not available: {cause}{self.remedy}")
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database did not do its work in time."""
+
+    what = "the database"
+    public = "the database is not available; no IDs were handed out"
+
+
+class FenceUnavailable(Unavailable):
+    """The fence file cannot be used now: another process has it, or it cannot be written."""
+
+    what = "the fence"
+    public = "the fence file cannot be written; no IDs were handed out"
+
+
+class FenceDamaged(Unavailable):
+    """The fence file is missing, or is not what was written."""
+
+    what = "the fence"
+    public = (
+        "the fence file is missing or damaged; no IDs are handed out until an operator has run"
+        " 'pacifica-uniqueid-cmd fence --adopt'"
+    )
+    newer = False
+    """Whether it is whole, and a newer release's."""
+    remedy = "; see that the counters are right, then run 'pacifica-uniqueid-cmd fence --adopt'"
 
 
 class Unexpected(UniqueIDError):

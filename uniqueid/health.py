@@ -13,7 +13,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from uniqueid import threads
-from uniqueid.errors import CounterRegressed, DatabaseUnavailable, SchemaError, UniqueIDError
+from uniqueid.errors import (
+    CounterRegressed,
+    DatabaseUnavailable,
+    SchemaError,
+    Unavailable,
+    UniqueIDError,
+)
 from uniqueid.trouble import Troubles
 
 KEEP = 1.0
@@ -186,7 +192,7 @@ class Checked(Protocol):
     @property
     def alive(self) -> bool: ...
     @property
-    def down(self) -> DatabaseUnavailable | None: ...
+    def down(self) -> Unavailable | None: ...
     @property
     def regressed(self) -> Mapping[str, CounterRegressed]: ...
 
@@ -195,17 +201,24 @@ Checks = Mapping[str, Callable[[], str | None]]
 """By name, what `/readyz` asks; the answer is what is wrong, or None."""
 
 
-def checks(allocator: Checked, look: Callable[[], Found], *, repair: bool) -> Checks:
+def checks(
+    allocator: Checked,
+    look: Callable[[], Found],
+    *,
+    repair: bool,
+    fence: Callable[[], str | None] | None = None,
+) -> Checks:
     """What `/readyz` asks.
 
     :param look: what the database answered: `Watch.look` or `Watch.latest`.
     :param repair: with ``on_regression = advance`` a counter that went back is raised by the next
         request for it, and no reason to send no requests.
+    :param fence: what is wrong with the fence, where there is one.
     """
 
     def database() -> str | None:
         down = allocator.down
-        return look().database if down is None else down.cause
+        return down.cause if isinstance(down, DatabaseUnavailable) else look().database
 
     def tables() -> str | None:
         return look().schema
@@ -219,4 +232,5 @@ def checks(allocator: Checked, look: Callable[[], Found], *, repair: bool) -> Ch
             low |= look().low
         return "; ".join(str(error) for error in low.values()) or None
 
-    return {"database": database, "schema": tables, "committer": committer, "counters": counters}
+    found = {"database": database, "schema": tables, "committer": committer, "counters": counters}
+    return found if fence is None else {**found, "fence": fence}

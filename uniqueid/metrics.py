@@ -145,6 +145,14 @@ class Metrics:
         self.journal_pruned = counter(
             "uniqueid_journal_pruned_rows", "Rows of the journal deleted since their time was over."
         )
+        self.fence_writes = counter("uniqueid_fence_writes", "Times the fence file was written.")
+        self.fence_errors = counter(
+            "uniqueid_fence_write_errors", "Times the fence file could not be written."
+        )
+        self.fence_gaps = counter(
+            "uniqueid_fence_skipped_ids",
+            "IDs skipped at the start, since it was not known whether they had been handed out.",
+        )
         build = Gauge(
             "uniqueid_build_info",
             "1, with the release, its Python and the kind of database in the labels.",
@@ -200,6 +208,18 @@ class Metrics:
     def retried(self, cause: Cause) -> None:
         """A transaction is tried again."""
         self.retries.labels(cause.value).inc()
+
+    def fence_written(self) -> None:
+        """The fence file was written."""
+        self.fence_writes.inc()
+
+    def fence_failed(self) -> None:
+        """It could not be."""
+        self.fence_errors.inc()
+
+    def fence_skipped(self, ids: int) -> None:
+        """So many IDs of a counter were skipped after a stop that was not clean."""
+        self.fence_gaps.inc(ids)
 
     # -- for those who look -------------------------------------------------------------------
 

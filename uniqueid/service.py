@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass
 
 from bottle import Bottle
 
 from uniqueid import __version__, health, logs, openapi, schema
-from uniqueid.allocator import Allocator
+from uniqueid.allocator import Allocator, Counters
 from uniqueid.app import Keeping, make_app
 from uniqueid.auth import Tokens
 from uniqueid.config import Configuration, load
 from uniqueid.database_url import DatabaseURL
+from uniqueid.errors import ConfigError
+from uniqueid.fence import FencedStore
 from uniqueid.metrics import Metrics, State
 from uniqueid.placement import Placement
 from uniqueid.status import Status
@@ -80,8 +83,9 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
         store.need_journal()
     store.disconnect()
     troubles = Troubles()
+    fence = make_fence(configuration, store, metrics)
     allocator = Allocator(
-        store,
+        store if fence is None else fence,
         request_timeout=settings.request_timeout,
         queue_size=settings.queue_size,
         batch_size=settings.batch_size,
@@ -89,6 +93,7 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
         # Threads for others than those who wait for a database that hangs.
         crowd=max(1, threads - max(1, threads // 8)),
         prune=store.prune,
+        floors=None if fence is None else fence.floors,
         observer=metrics,
         troubles=troubles,
     )
@@ -99,8 +104,15 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
     )
     watch = make_watch(configuration, allocator, troubles)
     repair = settings.on_regression == "advance"
-    checks = health.checks(allocator, watch.look, repair=repair)
-    at_once = health.checks(allocator, watch.latest, repair=repair)
+
+    def fenced() -> str | None:
+        # A probe may come before the first request, and before anything else starts it.
+        allocator.start()
+        return fence.trouble if fence is not None else None
+
+    fence_check = None if fence is None else fenced
+    checks = health.checks(allocator, watch.look, repair=repair, fence=fence_check)
+    at_once = health.checks(allocator, watch.latest, repair=repair, fence=fence_check)
     metrics.state = lambda: State(
         waiting=allocator.waiting,
         # The first was made for the checks above, the second for the committer.
@@ -144,6 +156,28 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
         )
     )
     return Service(configuration, store, allocator, placement, watch, status, app)
+
+
+def make_fence(
+    configuration: Configuration, store: Counters, metrics: Metrics | None = None
+) -> FencedStore | None:
+    """The store behind the fence; None where none is set.
+
+    :raises ConfigError: on Windows, which has no flock(2).
+    """
+    settings = configuration.settings
+    if not settings.fence_path:
+        return None
+    if sys.platform == "win32":
+        source = configuration.sources["fence_path"]
+        raise ConfigError("[fence] path", settings.fence_path, source, "must be empty on Windows")
+    return FencedStore(
+        store,
+        settings.fence_path,
+        window=settings.fence_window,
+        timeout=settings.request_timeout,
+        observer=metrics,
+    )
 
 
 def _tokens(name: str, file: str) -> Tokens | None:

@@ -191,6 +191,10 @@ class Store:
         self._update = (
             f"UPDATE {table} SET {value} = $next_id WHERE {key} = $mode AND {value} = $found"
         )
+        self._update_all = (
+            f"UPDATE {table} SET {value} = {value} + CASE {key} {{counts}} END"
+            f" WHERE {key} IN ({{modes}}) AND {value} = CASE {key} {{found}} END"
+        )
         self._count = f"SELECT COUNT(*) FROM {table}"
         self._all = f"SELECT {key}, {value} FROM {table} ORDER BY {key}"
 
@@ -437,6 +441,9 @@ class Store:
         repair: bool,
         room: int,
     ) -> dict[str, Outcome]:
+        together = self._advance_together(totals, floors)
+        if together is not None:
+            return together
         outcomes: dict[str, Outcome] = {}
         # In one order everywhere, so that two processes do not wait for each other in a circle.
         for mode in sorted(totals):
@@ -555,17 +562,57 @@ class Store:
         Nothing is written, and the answer is None, unless the counter is exactly there. While
         somebody else moves it as well, it is not tried.
         """
+        left = self._expected(mode, count, floors)
+        if left is None:
+            return None
+        values = {"mode": mode, "next_id": left.next_id + count, "found": left.next_id}
+        if self.database.execute(self._update, {}, values).rowcount != 1:
+            return None
+        return Advanced(left.counter, left.next_id, left.next_id)
+
+    def _expected(self, mode: str, count: int, floors: Mapping[str, int]) -> _Left | None:
+        """Where a counter is likely to be; None when it had better be read."""
         left = self._left.get(mode)
         if left is None or not left.alone or count == 0:
             return None
         floor = max(floors.get(left.counter, 1), floors.get(mode, 1))
-        next_id = left.next_id + count
-        if left.next_id < floor or next_id > MAX_ID + 1:
+        return left if floor <= left.next_id <= MAX_ID + 1 - count else None
+
+    def _advance_together(
+        self, totals: Mapping[str, int], floors: Mapping[str, int]
+    ) -> dict[str, Outcome] | None:
+        """Move several counters on in one statement, if each is where this store left it.
+
+        :returns: None when one of them had better be read; nothing is written then.
+        :raises LostUpdate: when one was elsewhere; all are read in the next try.
+        """
+        if len(totals) < 2:
             return None
-        values = {"mode": mode, "next_id": next_id, "found": left.next_id}
-        if self.database.execute(self._update, {}, values).rowcount != 1:
-            return None
-        return Advanced(left.counter, left.next_id, left.next_id)
+        expected = {}
+        for mode, count in totals.items():
+            left = self._expected(mode, count, floors)
+            if left is None:
+                return None
+            expected[mode] = left
+        values: dict[str, object] = {}
+        for number, (mode, left) in enumerate(sorted(expected.items())):
+            values |= {f"m{number}": mode, f"c{number}": totals[mode], f"f{number}": left.next_id}
+        numbers = range(len(expected))
+        sql = self._update_all.format(
+            counts=" ".join(f"WHEN $m{number} THEN $c{number}" for number in numbers),
+            modes=", ".join(f"$m{number}" for number in numbers),
+            found=" ".join(f"WHEN $m{number} THEN $f{number}" for number in numbers),
+        )
+        for mode in expected:
+            # Until this transaction is done: whatever happens to it, the next one reads.
+            del self._left[mode]
+        if self.database.execute(sql, {}, values).rowcount != len(expected):
+            raise LostUpdate
+        self._left |= expected
+        return {
+            mode: Advanced(left.counter, left.next_id, left.next_id)
+            for mode, left in expected.items()
+        }
 
     def _floor_of_missing(self, mode: str, floors: Mapping[str, int]) -> int:
         """The floor of a counter that the database does not have (any more)."""

@@ -54,3 +54,6 @@ class Troubles:
             "the database answers again",
         )
         self.tables = Trouble("the tables do not fit: %s", "the tables fit again")
+        self.fence = Trouble(
+            "%s; requests for IDs are answered with 503 until then", "the fence can be used again"
+        )

@@ -14,7 +14,7 @@ _lock = threading.Lock()
 _counters: dict[str, int] = {}
 
 
-@application.route("/getid")
+@application.route("/getid")  # type: ignore[untyped-decorator]
 def getid() -> dict[str, int]:
     """The next IDs of a mode."""
     count = int(request.query["range"])

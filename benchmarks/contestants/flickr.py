@@ -38,7 +38,7 @@ with _connect() as _connection, _connection.cursor() as _cursor:
     )
 
 
-@application.route("/getid")
+@application.route("/getid")  # type: ignore[untyped-decorator]
 def getid() -> dict[str, int]:
     """The next ID; `range` is taken for 1."""
     connection = getattr(_local, "connection", None)

@@ -31,7 +31,7 @@ _connection.cursor().execute("CREATE SEQUENCE ids")
 _connection.close()
 
 
-@application.route("/getid")
+@application.route("/getid")  # type: ignore[untyped-decorator]
 def getid() -> dict[str, int]:
     """The next ID; `range` is taken for 1 and there is one mode."""
     connection = getattr(_local, "connection", None)

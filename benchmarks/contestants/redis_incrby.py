@@ -12,7 +12,7 @@ application = Bottle()
 _client = redis.Redis(host="127.0.0.1", port=int(os.environ["REDIS_PORT"]))
 
 
-@application.route("/getid")
+@application.route("/getid")  # type: ignore[untyped-decorator]
 def getid() -> dict[str, int]:
     """The next IDs of a mode."""
     count = int(request.query["range"])

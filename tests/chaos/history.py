@@ -48,6 +48,16 @@ def is_regressed(call: Call) -> bool:
     return call.status == 503 and "counter-regressed" in call.error
 
 
+def is_fence_damaged(call: Call) -> bool:
+    """Whether the service said that the fence file is missing or damaged."""
+    return call.status == 503 and "fence-damaged" in call.error
+
+
+def is_fence_unavailable(call: Call) -> bool:
+    """Whether the service said that the fence file cannot be written."""
+    return call.status == 503 and "fence-unavailable" in call.error
+
+
 class History:
     """The calls of many clients, in the order in which they ended."""
 

@@ -186,6 +186,7 @@ SQLITE_ONLY: dict[str, Values] = {
     },
     "no storage class": {"persistence": {"storageClass": "-"}},
     "own claim": {"persistence": {"existingClaim": "mine"}},
+    "fence": {"fence": {"enabled": True, "window": 5000, "size": "1Gi", "storageClass": "slow"}},
 }
 NETWORK_ONLY: dict[str, Values] = {
     "replicas": {"replicas": 3},
@@ -198,6 +199,9 @@ NETWORK_ONLY: dict[str, Values] = {
     "recreate": {"strategy": {"type": "Recreate"}},
     "no preStop": {"preStopSeconds": 0},
 }
+
+
+FENCE: Values = {"fence": {"enabled": True}}
 
 
 def everything(database: Values) -> Values:
@@ -216,6 +220,8 @@ def matrix() -> dict[str, Values]:
     cases |= SQLITE_ONLY
     for database, values in (("url", URL), ("mysql", MYSQL), ("pg", POSTGRESQL)):
         cases |= {f"{database}, {name}": merge(values, v) for name, v in NETWORK_ONLY.items()}
+    cases["mysql, fence"] = merge(MYSQL, FENCE)
+    cases["own claim of the fence"] = {"fence": {"enabled": True, "existingClaim": "mine"}}
     cases["everything"] = everything({})
     cases["everything, mysql"] = everything(MYSQL)
     cases["everything, pg"] = everything(POSTGRESQL)
@@ -252,6 +258,18 @@ REFUSED: dict[str, tuple[Values, tuple[str, ...]]] = {
             "persistence": {"accessModes": ["ReadWriteOncePod"]},
         },
         ("ReadWriteOncePod", "for ever", "Set strategy.type to Recreate"),
+    ),
+    "fence of several": (
+        merge(MYSQL, FENCE, {"replicas": 2}),
+        ("fence.enabled is true with more than one pod", "Set replicas to 1"),
+    ),
+    "fence of an autoscaler": (
+        merge(MYSQL, FENCE, {"autoscaling": {"enabled": True}}),
+        ("fence.enabled is true with more than one pod", "autoscaling.enabled to false"),
+    ),
+    "rolling update with a fence": (
+        merge(MYSQL, FENCE, {"strategy": {"type": "RollingUpdate"}}),
+        ("fence.enabled is true and strategy.type is RollingUpdate", "Recreate"),
     ),
     "two passwords": (
         merge(MYSQL, {"database": {"password": "x"}}),

@@ -214,8 +214,9 @@ def test_an_unknown_or_impossible_value_is_refused(major: int, values: cases.Val
 
 
 def test_every_setting_of_the_service_can_be_a_value() -> None:
-    """`settings` has the service's own settings, but the database's URL, and no others."""
-    known = {row.name for row in config.rows()} - {"url"}
+    """`settings` has the service's own settings, and no others; the database's URL and the fence
+    have values of their own."""
+    known = {row.name for row in config.rows() if row.section != "fence"} - {"url"}
     assert set(_schema()["properties"]["settings"]["properties"]) == known
 
 
@@ -262,6 +263,24 @@ def test_the_volume_outlives_the_release() -> None:
     values = {"persistence": {"keep": False}}
     claim = helm.one(helm.render(values), "PersistentVolumeClaim", "uniqueid-data")
     assert "annotations" not in claim["metadata"]
+
+
+@pytest.mark.parametrize("database", [{}, cases.MYSQL], ids=["sqlite", "mysql"])
+def test_the_fence_is_on_a_volume_of_its_own(database: cases.Values) -> None:
+    """The claim stays when the release goes, the service alone has the volume, and an upgrade ends
+    the old pod first."""
+    manifests = helm.render(helm.merge(database, cases.FENCE))
+    claim = helm.one(manifests, "PersistentVolumeClaim", "uniqueid-fence")
+    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    spec = helm.one(manifests, "Deployment")["spec"]
+    assert spec["strategy"] == {"type": "Recreate"}
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    assert {"name": "UNIQUEID_FENCE_PATH", "value": "/fence/fence.json"} in container["env"]
+    assert {"name": "fence", "mountPath": "/fence"} in container["volumeMounts"]
+    assert "/fence" not in str(pod["initContainers"])
+    claimed = {"claimName": "uniqueid-fence"}
+    assert {"name": "fence", "persistentVolumeClaim": claimed} in pod["volumes"]
 
 
 def test_what_kubernetes_cannot_change_never_changes(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_every_mode_is_a_counter_of_its_own(direct: Direct) -> None:
 
 def test_one_call_is_one_transaction(direct: Direct, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the last of three modes fails, the first two have not moved."""
-    direct.advance({"a": 1, "b": 1, "c": 1})
+    direct.advance({"a": 1, "b": 1})
     original = direct.store._advance_one
 
     def fail_at_c(mode: str, *arguments: Any) -> Any:
@@ -73,7 +73,7 @@ def test_one_call_is_one_transaction(direct: Direct, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(direct.store, "_advance_one", fail_at_c)
     with pytest.raises(ZeroDivisionError):
         direct.advance({"a": 10, "b": 10, "c": 10})
-    assert direct.store.counters() == {"a": 2, "b": 2, "c": 2}
+    assert direct.store.counters() == {"a": 2, "b": 2}
 
 
 def statements(direct: Direct, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -97,6 +97,40 @@ def test_a_counter_that_nobody_else_moves_is_not_read(
     words = statements(direct, monkeypatch)
     assert [direct.first("file", 5, file=11), direct.first("file", 1, file=16)] == [11, 16]
     assert words == ["UPDATE", "UPDATE"]
+
+
+def test_counters_that_nobody_else_moves_are_moved_by_one_statement(
+    direct: Direct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they are, and each by its own count."""
+    counts = {mode: number for number, mode in enumerate(MODES, 1)}
+    direct.advance(counts)
+    words = statements(direct, monkeypatch)
+    outcomes = direct.advance(counts)
+    assert words == ["UPDATE"]
+    assert {mode: outcome.first for mode, outcome in outcomes.items()} == {  # type: ignore[union-attr]
+        mode: count + 1 for mode, count in counts.items()
+    }
+    assert direct.store.counters() == {mode: 2 * count + 1 for mode, count in counts.items()}
+    direct.advance(dict.fromkeys(counts, MAX_ID // 2))
+    assert direct.store.counters() == {
+        mode: 2 * count + 1 + MAX_ID // 2 for mode, count in counts.items()
+    }
+
+
+def test_counters_of_which_one_was_moved_are_all_read(
+    make_store: Callable[..., Direct], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the statement did to the others is undone with its transaction."""
+    one, other = make_store(), make_store()
+    one.advance({"a": 1, "b": 1, "c": 1})
+    assert other.first("b", 10) == 2
+    retried: list[Cause] = []
+    monkeypatch.setattr(one.store, "_on_retry", retried.append)
+    outcomes = one.advance({"a": 5, "b": 5, "c": 5}, {"a": 2, "b": 2, "c": 2})
+    assert [outcomes[mode].first for mode in "abc"] == [2, 12, 2]  # type: ignore[union-attr]
+    assert retried == [Cause.LOST_UPDATE]
+    assert one.store.counters() == {"a": 7, "b": 17, "c": 7}
 
 
 def test_a_counter_that_others_move_is_read(

@@ -96,7 +96,7 @@ sqlite
 {{- define "uniqueid.strategyType" -}}
 {{- if .Values.strategy.type -}}
 {{- .Values.strategy.type -}}
-{{- else if eq (include "uniqueid.databaseMode" .) "sqlite" -}}
+{{- else if or .Values.fence.enabled (eq (include "uniqueid.databaseMode" .) "sqlite") -}}
 Recreate
 {{- else -}}
 RollingUpdate
@@ -236,6 +236,14 @@ env:
     value: /etc/uniqueid-tokens/{{ .statusKey }}
   {{- end }}
   {{- end }}
+  {{- if .fence }}
+  - name: UNIQUEID_FENCE_PATH
+    value: /fence/fence.json
+  {{- with $values.fence.window }}
+  - name: UNIQUEID_FENCE_WINDOW
+    value: {{ include "uniqueid.scalar" . | quote }}
+  {{- end }}
+  {{- end }}
   {{- with $values.extraEnv }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -249,6 +257,10 @@ volumeMounts:
   {{- if eq (include "uniqueid.databaseMode" .root) "sqlite" }}
   - name: data
     mountPath: /data
+  {{- end }}
+  {{- if .fence }}
+  - name: fence
+    mountPath: /fence
   {{- end }}
   {{- range $file, $_ := include "uniqueid.files" .root | fromYaml }}
   - name: config
@@ -275,6 +287,11 @@ volumeMounts:
 - name: data
   persistentVolumeClaim:
     claimName: {{ include "uniqueid.claim" .root }}
+{{- end }}
+{{- if .fence }}
+- name: fence
+  persistentVolumeClaim:
+    claimName: {{ .root.Values.fence.existingClaim | default (printf "%s-fence" (include "uniqueid.fullname" .root)) }}
 {{- end }}
 {{- if include "uniqueid.files" .root | fromYaml }}
 - name: config

@@ -35,6 +35,14 @@
   {{- fail "dbsync.mode is hook and the database is SQLite, whose volume does not exist before the release: set dbsync.mode to initContainer" -}}
   {{- end -}}
 {{- end -}}
+{{- if $values.fence.enabled -}}
+  {{- if or (gt (int $values.replicas) 1) $values.autoscaling.enabled -}}
+  {{- fail "fence.enabled is true with more than one pod: a fence knows what its own pod handed out, and several would not protect each other. Set replicas to 1 and autoscaling.enabled to false, or fence.enabled to false" -}}
+  {{- end -}}
+  {{- if eq (include "uniqueid.strategyType" .) "RollingUpdate" -}}
+  {{- fail "fence.enabled is true and strategy.type is RollingUpdate: the new pod would wait for the old one's fence for ever. Set strategy.type to Recreate or leave it empty" -}}
+  {{- end -}}
+{{- end -}}
 {{- if and $values.autoscaling.enabled (gt (int $values.autoscaling.minReplicas) (int $values.autoscaling.maxReplicas)) -}}
 {{- fail (printf "autoscaling.minReplicas is %d and above autoscaling.maxReplicas, %d: set minReplicas to at most maxReplicas" (int $values.autoscaling.minReplicas) (int $values.autoscaling.maxReplicas)) -}}
 {{- end -}}

@@ -1,0 +1,234 @@
+"""The database goes back while the service is down, and the fence itself is hurt."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import servers
+from cell import NOTES, Cell, metric, runs, worker
+from checker import check
+from history import is_fence_damaged, is_fence_unavailable
+from load import Load
+from test_faults_going_back import check_what_is_said
+
+from uniqueid.fence import Mark, read
+
+NewURL = Callable[[str], str]
+Restore = Callable[[], None]
+
+
+@pytest.fixture
+def fence(tmp_path: Path) -> Path:
+    """The file, in a directory of its own."""
+    (tmp_path / "fence").mkdir()
+    return tmp_path / "fence" / "fence.json"
+
+
+def settings(fence: Path, **more: str) -> dict[str, str]:
+    return {"fence_path": str(fence), **more}
+
+
+def backup(kind: str, url: str, request: pytest.FixtureRequest) -> Restore:
+    """A backup of the database as it is now; what is returned puts it back."""
+    if kind == "sqlite":
+        path = Path(url.removeprefix("sqlite:///"))
+        copy = path.with_name("copy.sqlite3")
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+
+        def restore() -> None:
+            # As docs/operating.md has it.
+            for name in (path, f"{path}-wal", f"{path}-shm"):
+                Path(name).unlink(missing_ok=True)
+            path.write_bytes(copy.read_bytes())
+
+        return restore
+    server = request.getfixturevalue(f"hurt_{kind}")
+    database = url.rpartition("/")[2]
+    if kind == "mariadb":
+        dump = server.sql("SELECT id, `index` FROM uniqueindex", database).splitlines()
+        rows = [line.rsplit("\t", 1) for line in dump]
+
+        def restore() -> None:
+            values = ", ".join(f"('{mode}', {next_id})" for mode, next_id in rows)
+            server.sql(
+                f"SET NAMES utf8mb4; START TRANSACTION; DELETE FROM uniqueindex;"
+                f" INSERT INTO uniqueindex VALUES {values}; COMMIT",
+                database,
+            )
+
+        return restore
+    text = subprocess.run(
+        [str(server.bin / "pg_dump"), "-h", str(server.directory), "-p", str(server.port)]
+        + ["-U", server.USER, database],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+    def restore() -> None:
+        server.sql(f"DROP DATABASE {database} WITH (FORCE)")
+        server.sql(f"CREATE DATABASE {database}")
+        server.sql(f"BEGIN;\n{text}\nCOMMIT;", database)
+
+    return restore
+
+
+def end(service: servers.Service, *, cleanly: bool) -> None:
+    """SIGTERM, or kill -9 of the master, which takes the worker along."""
+    serving = worker(service)
+    if cleanly:
+        service.signal(signal.SIGTERM)
+        assert service.wait() == 0
+    else:
+        service.kill()
+    servers.wait_until(lambda: not runs(serving), "the worker's end")
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy"),
+    [("sqlite", "stop"), ("mariadb", "advance"), ("postgresql", "advance")],
+)
+def test_a_backup_is_restored_while_the_service_is_down(
+    kind: str, policy: str, fence: Path, new_url: NewURL, request: pytest.FixtureRequest
+) -> None:
+    """After a clean stop and after kill -9: the fence knows what the database has lost."""
+    url = new_url(kind)
+    chosen = settings(fence, on_regression=policy)
+    with Cell(
+        f"restored while down, fence ({policy})", kind, url, ambiguous=True, settings=chosen
+    ) as cell:
+        restore = backup(kind, url, request)
+        for cleanly in (True, False):
+            cell.load.more_answers(200)
+            end(cell.service, cleanly=cleanly)
+            restore()
+            cell.service.start()
+            check_what_is_said(cell, policy)
+
+
+def test_without_a_fence_the_same_restore_repeats_ids(
+    new_url: NewURL, request: pytest.FixtureRequest
+) -> None:
+    """What the fence is for, and that the checker sees it."""
+    url = new_url("sqlite")
+    service = servers.Service(url)
+    with servers.running(service):
+        load = Load([service.port])
+        load.start()
+        load.more_answers(100)
+        restore = backup("sqlite", url, request)
+        load.more_answers(200)
+        end(service, cleanly=True)
+        restore()
+        service.start()
+        load.more_answers(100)
+        verdict = check(load.stop().calls, {}, ambiguous=True)
+    assert verdict.duplicates > 0
+    NOTES.append(f"restored while down, without a fence: {verdict.duplicates} IDs came twice")
+
+
+def test_a_clean_stop_and_a_reload_leave_no_gap(fence: Path, new_url: NewURL) -> None:
+    """The lock goes from one process to the next, and the bound is brought back each time."""
+    url = new_url("sqlite")
+    with Cell(
+        "SIGTERM and SIGHUP, fence", "sqlite", url, ambiguous=False, settings=settings(fence)
+    ) as cell:
+        before = worker(cell.service)
+        cell.service.signal(signal.SIGHUP)
+        servers.wait_until(lambda: not runs(before), "the old worker's end")
+        cell.load.more_answers(100)
+        end(cell.service, cleanly=True)
+        cell.service.start()
+        cell.load.more_answers(100)
+    assert cell.verdict.gaps == 0
+
+
+def test_the_built_in_server_stops_cleanly_too(fence: Path, new_url: NewURL) -> None:
+    """It brings the bound back to the exact value as well."""
+    service = servers.BuiltIn(new_url("sqlite"), **settings(fence))
+    with servers.running(service):
+        service.allocate("file", 5)
+        assert [mark.bound > mark.exact for mark in read(str(fence)).values()] == [True]
+        service.signal(signal.SIGTERM)
+        assert service.wait() == 0
+    assert read(str(fence)) == {"file": Mark(6, 6)}
+
+
+def test_the_fence_is_lost_or_truncated(fence: Path, new_url: NewURL) -> None:
+    """Under the service it is written again; at a start it is refused until it was adopted."""
+    url = new_url("sqlite")
+    spoil: dict[str, Callable[[], None]] = {
+        "there is no file": fence.unlink,
+        "is empty": lambda: os.truncate(fence, 0),
+        "is damaged": lambda: os.truncate(fence, fence.stat().st_size // 2),
+    }
+    with Cell(
+        "fence lost, truncated", "sqlite", url, ambiguous=True, settings=settings(fence)
+    ) as cell:
+        service = cell.service
+        for number, (why, do) in enumerate(spoil.items()):
+            do()
+            cell.load.more_answers(50)
+            assert service.get("/readyz")[0] == 200
+            assert service.log.read_text().count("removed or changed") == number + 1
+            end(service, cleanly=number == 1)
+            do()
+            service.start()
+            cell.load.more(is_fence_damaged, "a refusal since the fence is gone")
+            status, document = service.get("/readyz")
+            assert status == 503
+            assert why in document["checks"]["fence"]
+            assert "fence --adopt" in document["checks"]["fence"]
+            service.cmd("fence", "--adopt")
+            cell.load.more_answers(50)
+            servers.wait_until(lambda: service.get("/readyz")[0] == 200, "the service being ready")
+        assert metric(service, "uniqueid_counter_regressions_total") == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    small = tmp_path / "small"
+    small.mkdir()
+    as_root = [] if os.getuid() == 0 else ["sudo", "-n"]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size=1m,uid={os.getuid()}", "tmpfs", str(small)]
+    subprocess.run([*as_root, *mount], check=True)
+    yield small
+    subprocess.run([*as_root, "umount", str(small)], check=True)
+
+
+def fill(file: Path) -> None:
+    """Leave not a page of its file system."""
+    with pytest.raises(OSError, match="No space"):
+        file.write_bytes(bytes(2**20))
+
+
+def test_the_fence_is_on_a_full_disk(small_disk: Path, new_url: NewURL) -> None:
+    """What cannot be fenced is a 503; with room again the service answers again."""
+    url = new_url("sqlite")
+    chosen = settings(small_disk / "fence.json", fence_window="1000")
+    with Cell("fence on a full disk", "sqlite", url, ambiguous=True, settings=chosen) as cell:
+        filler = small_disk / "filler"
+        fill(filler)
+        cell.load.more(is_fence_unavailable, "a 503")
+        status, document = cell.service.get("/readyz")
+        assert status == 503
+        assert "No space left" in document["checks"]["fence"]
+        assert metric(cell.service, "uniqueid_fence_write_errors_total") >= 1
+        # A worker that is killed meanwhile starts on the file as it was last written.
+        os.kill(worker(cell.service), signal.SIGKILL)
+        cell.load.more(is_fence_unavailable, "a 503")
+        filler.unlink()
+        cell.load.more_answers(200)
+        servers.wait_until(lambda: cell.service.get("/readyz")[0] == 200, "being ready")
+        with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database:
+            assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
