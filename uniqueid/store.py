@@ -428,7 +428,8 @@ class Store:
         Outside the transaction, since there the count would lock every row of InnoDB's: two
         processes can pass the bound by a few.
         """
-        if all(mode in floors for mode in totals):
+        # A floor of 1 is nobody's: no ID was handed out.
+        if all(floors.get(mode, 1) > 1 for mode in totals):
             return 0
         with db_session:
             (counters,) = self.database.select(self._count, {}, {})

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from uniqueid.errors import (
     ModeBusy,
     TooManyModes,
 )
+from uniqueid.fence import FencedStore
 from uniqueid.journal import PRUNE_STEP, Placed
 
 from .conftest import Direct
@@ -485,6 +487,26 @@ def test_a_key_that_the_database_forgot_gets_a_second_range_above_the_first(
     again = entry("file", 10, "one")
     assert allocator.allocate("file", 10, None, again) == 11
     assert not again.replayed
+
+
+def test_replays_do_not_move_the_fence(
+    direct: Direct, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was answered again, or refused, is no ID that the fence or the guard has to know of."""
+    fence = FencedStore(direct.store, str(tmp_path / "fence"))
+    allocator = Allocator(fence, request_timeout=60, floors=fence.floors)
+    try:
+        assert allocator.allocate("file", 10, None, entry("file", 10, "one")) == 1
+        assert allocator.allocate("file", 10, None, entry("file", 10, "one")) == 1
+        with pytest.raises(KeyReused):
+            allocator.allocate("new", 9, None, entry("new", 9, "one"))
+        assert allocator.floors["file"] == 11
+        assert allocator.allocate("file", 1) == 11
+        assert allocator.allocate("new", 1) == 1
+    finally:
+        assert allocator.close(60)
+    assert "WENT BACK" not in caplog.text
+    assert direct.store.counters() == {"file": 12, "new": 2}
 
 
 def test_many_clients_of_two_services_with_few_keys(
