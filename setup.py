@@ -55,6 +55,8 @@ setup(
         "pony>=0.7.19",
         "prometheus-client>=0.20",
         "pymysql>=1.1.1",
+        # The progress bar of an export.
+        "tqdm>=4.66",
         'uwsgi>=2.0.28; platform_system != "Windows"',
     ],
     extras_require={
@@ -79,6 +81,7 @@ setup(
             "types-requests",
             "types-PyMySQL",
             "types-PyYAML",
+            "types-tqdm",
         ],
     },
     entry_points={

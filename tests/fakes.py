@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from uniqueid.entries import Entry
 from uniqueid.errors import MAX_ID, CounterExhausted, CounterRegressed, UniqueIDError
+from uniqueid.journal import Plan, Record
 from uniqueid.store import Advanced
 
 
@@ -24,6 +27,12 @@ class FakeStore:
         self.connections = 1
         self.pings = threading.Semaphore(0)
         self.disconnected = threading.Event()
+        self.rows: dict[tuple[str, str], Record] = {}
+        """The journal's rows that have a key."""
+        self.inserted: list[Entry] = []
+        """What was recorded, with a key or without."""
+        self.errors_after_commit: list[Exception] = []
+        """Raised after what was asked for was done: a COMMIT whose answer is lost."""
 
     def advance(
         self,
@@ -32,14 +41,23 @@ class FakeStore:
         *,
         repair: bool,
         deadline: float,
+        entries: Sequence[Entry] = (),
     ) -> dict[str, Advanced | UniqueIDError]:
         self.arrived.release()
         self.gate.wait(30)
         if self.errors:
             raise self.errors.pop(0)
         self.transactions.append(dict(totals))
+        before: dict[tuple[str, str], Entry] = {}
+        plans = {
+            mode: Plan([entry for entry in entries if entry.mode == mode], self.rows, before)
+            for mode in totals
+            if any(entry.mode == mode for entry in entries)
+        }
         results: dict[str, Advanced | UniqueIDError] = {}
-        for mode, count in totals.items():
+        for mode, asked in totals.items():
+            plan = plans.get(mode)
+            count = asked if plan is None else asked - plan.spared
             found = self.values.get(mode, 1)
             first = max(found, floors.get(mode, 1))
             if mode in self.outcomes:
@@ -50,8 +68,32 @@ class FakeStore:
                 results[mode] = CounterExhausted(mode, count, MAX_ID + 1 - first)
             else:
                 self.values[mode] = first + count
-                results[mode] = Advanced(mode, first, found, first > found)
+                done = results[mode] = Advanced(mode, first, found, first > found)
+                if plan is not None:
+                    results[mode] = self._record(done, plan, first + count - plan.taken)
+        if self.errors_after_commit:
+            raise self.errors_after_commit.pop(0)
         return results
+
+    def _record(self, done: Advanced, plan: Plan, first: int) -> Advanced:
+        rows, placed = plan.place(first)
+        for entry, start in rows:
+            self.inserted.append(entry)
+            if entry.identity is not None:
+                self.rows[entry.identity] = Record(
+                    len(self.inserted),
+                    entry.key,
+                    entry.caller,
+                    entry.mode,
+                    start,
+                    start + entry.count - 1,
+                    entry.time,
+                    entry.expires,
+                    entry.client,
+                    entry.request_id,
+                    0,
+                )
+        return replace(done, recorded=tuple(placed), spared=plan.spared)
 
     def counters(self) -> dict[str, int]:
         return dict(self.values)

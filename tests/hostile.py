@@ -150,7 +150,8 @@ class Proxy:
                 answer = _Answer(answer.status, headers, json.dumps(document).encode())
             self._send(handler, answer)
             return
-        answer = self._ask(handler.command, handler.path, body)
+        key = handler.headers.get("Idempotency-Key")
+        answer = self._ask(handler.command, handler.path, body, key)
         if fault == LOSE:
             handler.close_connection = True
         elif fault == TRUNCATE:
@@ -176,10 +177,11 @@ class Proxy:
                 self._kept = answer
             self._send(handler, answer)
 
-    def _ask(self, method: str, path: str, body: bytes) -> _Answer:
+    def _ask(self, method: str, path: str, body: bytes, key: str | None) -> _Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self._origin, timeout=60)
         try:
-            connection.request(method, path, body or None)
+            headers = {} if key is None else {"Idempotency-Key": key}
+            connection.request(method, path, body or None, headers)
             response = connection.getresponse()
             content = response.read()
             self.answers.append(content)

@@ -353,18 +353,20 @@ def test_a_failed_attempt_is_repeated_with_a_new_nonce(
     assert len({asked.nonce for asked in proxy.asked}) == 4
 
 
+@pytest.mark.parametrize("keys", [True, False])
 def test_a_proxy_that_delays_is_given_up(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client], keys: bool
 ) -> None:
-    """After the time-out the next attempt goes out, and a late answer has no reader."""
-    client = new_client(proxy.url, timeout=1)
+    """After the time-out the next attempt goes out, and a late answer, to the same key, has no
+    reader."""
+    client = new_client(proxy.url, timeout=1, keys=keys)
     proxy.plan.append(hostile.HOLD)
     first = client.get_range(mode, 5)
     before = len(proxy.answers)
     proxy.release.set()
     servers.wait_until(lambda: len(proxy.answers) > before, "the late answer")
     late = json.loads(proxy.answers[-1])["startIndex"]
-    assert late not in first
+    assert (late in first) is keys
     second = client.get_range(mode, 5)
     assert late not in second
     assert second.first > first.last

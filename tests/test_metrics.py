@@ -36,6 +36,8 @@ def used() -> Metrics:
     metrics.committed(2, 0.003)
     metrics.handed_out("file", 2, 10, 11)
     metrics.regressed("file")
+    metrics.replayed(2)
+    metrics.pruned(5)
     metrics.retried(Cause.DEADLOCK)
     app = make_app(Refusing(), Limits(), metrics=metrics)
     call(app, "GET", "/getid?range=1&mode=file")

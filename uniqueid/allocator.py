@@ -6,18 +6,22 @@ waits for company and a crowd costs one commit. A caller is woken only after the
 
 The guard: the allocator remembers the highest ID it has handed out of each counter. A database
 that answers with less has gone back, and what it says is not believed.
+
+Requests with an entry for the journal (`uniqueid.journal`), those with an idempotency key among
+them, share the transactions of all others, and the store says which range each of them got.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import random
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from uniqueid import threads
 from uniqueid.errors import (
@@ -25,6 +29,8 @@ from uniqueid.errors import (
     CounterExhausted,
     CounterRegressed,
     DatabaseUnavailable,
+    JournalMissing,
+    KeyInFlight,
     ModeBusy,
     Overloaded,
     Unavailable,
@@ -41,6 +47,10 @@ log = logging.getLogger(__name__)
 _LOOK_AGAIN = 1.0
 # Seconds after which those who wait beyond `crowd` are sent away.
 _CROWD_PATIENCE = 1.0
+# Seconds between two looks for entries of the journal whose time is over, when there were none,
+# and the share of its time that the committer spends on deleting when there are.
+_PRUNE_EVERY = 60.0
+_PRUNE_SHARE = 0.1
 
 
 class Advanced(Protocol):
@@ -54,6 +64,29 @@ class Advanced(Protocol):
     def found(self) -> int: ...
     @property
     def regressed(self) -> bool: ...
+    @property
+    def recorded(self) -> Sequence[Placed | UniqueIDError]: ...
+    @property
+    def spared(self) -> int: ...
+
+
+class Placed(Protocol):
+    """The range of an entry, as the store tells it."""
+
+    @property
+    def first(self) -> int: ...
+    @property
+    def replayed(self) -> bool: ...
+
+
+class Entry(Protocol):
+    """What the journal is to know of a request, as far as it matters here."""
+
+    replayed: bool
+    """Set when the range of an earlier request is the answer."""
+
+    @property
+    def identity(self) -> tuple[str, str] | None: ...
 
 
 class Counters(Protocol):
@@ -69,6 +102,7 @@ class Counters(Protocol):
         *,
         repair: bool,
         deadline: float,
+        entries: Sequence[Any] = (),
     ) -> Mapping[str, Advanced | UniqueIDError]: ...
 
     def counters(self) -> Mapping[str, int]: ...
@@ -82,6 +116,8 @@ class Observer(Protocol):
     def committed(self, requests: int, seconds: float) -> None: ...
     def handed_out(self, mode: str, requests: int, count: int, next_id: int) -> None: ...
     def regressed(self, mode: str) -> None: ...
+    def replayed(self, requests: int) -> None: ...
+    def pruned(self, entries: int) -> None: ...
 
 
 class _Silent:
@@ -94,6 +130,12 @@ class _Silent:
     def regressed(self, mode: str) -> None:
         pass
 
+    def replayed(self, requests: int) -> None:
+        pass
+
+    def pruned(self, entries: int) -> None:
+        pass
+
 
 class _Ticket:
     """One caller's request, on its way through the committer."""
@@ -104,16 +146,18 @@ class _Ticket:
         "batch",
         "count",
         "deadline",
+        "entry",
         "error",
         "first",
         "gate",
         "mode",
     )
 
-    def __init__(self, mode: str, count: int, deadline: float) -> None:
+    def __init__(self, mode: str, count: int, deadline: float, entry: Entry | None = None) -> None:
         self.mode = mode
         self.count = count
         self.deadline = deadline
+        self.entry = entry
         self.first = 0
         self.batch = 0
         self.error: Exception | None = None
@@ -193,6 +237,8 @@ class Allocator:
         (``on_regression = advance``), or every request is refused until that was done by hand.
     :param crowd: how many callers may wait for longer than a second. Each holds a thread of the
         server, which needs some for /livez, /readyz and /metrics just when the database hangs.
+    :param prune: deletes some entries of the journal whose time is over, and says how many; the
+        committer calls it between two transactions.
     :param troubles: where it is told that the database is away; shared with the watch.
     :param floors: counter to the lowest ID that may still be handed out, where the store brings
         some along from earlier (`uniqueid.fence`): one object, which both of them fill.
@@ -207,6 +253,7 @@ class Allocator:
         batch_size: int = 500,
         repair: bool = True,
         crowd: int | None = None,
+        prune: Callable[[], int] | None = None,
         floors: dict[str, int] | None = None,
         observer: Observer | None = None,
         troubles: Troubles | None = None,
@@ -221,6 +268,11 @@ class Allocator:
         self._crowd = crowd
         self._callers: set[_Ticket] = set()
         self._crowd_lock = threading.Lock()
+        self._prune = prune
+        self._prune_at = clock() + random.uniform(0, _PRUNE_EVERY)
+        self._with_entries = False
+        self._keys: dict[tuple[str, str], int] = {}
+        self._keys_lock = threading.Lock()
         self._observer = observer or _Silent()
         self._clock = clock
         self._groups: deque[_Group] = deque()
@@ -256,16 +308,60 @@ class Allocator:
                 self._one_cpu = one_cpu
                 self._thread = threads.start(self._run, "committer")
 
-    def allocate(self, mode: str, count: int, facts: dict[str, object] | None = None) -> int:
+    def allocate(
+        self,
+        mode: str,
+        count: int,
+        facts: dict[str, object] | None = None,
+        entry: Entry | None = None,
+    ) -> int:
         """Take `count` IDs of a mode for this caller alone.
 
         :param facts: told how many requests shared the transaction, as `batch`.
+        :param entry: what to record of it. With an idempotency key the answer may be the range of
+            an earlier request, and `entry.replayed` says so.
         :returns: the first; they end at first + count - 1. The database has them on disk.
         :raises CounterExhausted, TooManyModes, ModeNotStorable: this request can't be met.
         :raises CounterRegressed: the database went back and nobody has mended it yet.
+        :raises KeyReused: the key was used for another request.
+        :raises KeyInFlight: the key's earlier request has no answer yet.
+        :raises JournalMissing: there is an entry and no table for it.
         :raises Overloaded, Unavailable, Closing: not now. After the second the IDs may have been
             taken from the counter; nobody will get them.
         """
+        if entry is not None:
+            self._with_entries = True
+            if entry.identity is not None:
+                return self._allocate_once(mode, count, facts, entry, entry.identity)
+        return self._allocate(mode, count, facts, entry)
+
+    def _allocate_once(
+        self,
+        mode: str,
+        count: int,
+        facts: dict[str, object] | None,
+        entry: Entry,
+        identity: tuple[str, str],
+    ) -> int:
+        """The same with a key, which another caller may wait with at the same time."""
+        with self._keys_lock:
+            earlier = self._keys.get(identity, 0)
+            self._keys[identity] = earlier + 1
+        try:
+            return self._allocate(mode, count, facts, entry)
+        except Unavailable as error:
+            if earlier:
+                raise KeyInFlight(identity[0]) from error
+            raise
+        finally:
+            with self._keys_lock:
+                self._keys[identity] -= 1
+                if not self._keys[identity]:
+                    del self._keys[identity]
+
+    def _allocate(
+        self, mode: str, count: int, facts: dict[str, object] | None, entry: Entry | None
+    ) -> int:
         if self._thread is None:
             self.start()
         down = self.down
@@ -274,7 +370,7 @@ class Allocator:
         now = self._clock()
         if self._crowd is not None and len(self._callers) >= self._crowd and self._slow(now):
             raise Overloaded(self._crowd)
-        ticket = _Ticket(mode, count, now + self._timeout)
+        ticket = _Ticket(mode, count, now + self._timeout, entry)
         # Adding to a set is one step for CPython's threads, and cheaper than a lock.
         self._callers.add(ticket)
         try:
@@ -426,6 +522,8 @@ class Allocator:
                 self._commit_guarded(group)
                 if not last:
                     self._wait_while_down()
+                    if self._prune is not None and self._clock() >= self._prune_at:
+                        self._prune_some(self._prune)
         finally:
             # Nobody comes in any more, whatever ended this thread.
             with self._arrived:
@@ -442,6 +540,9 @@ class Allocator:
         patience = self._deferred_until - self._clock() if deferred else None
         if self._regressed:
             patience = _LOOK_AGAIN if patience is None else min(patience, _LOOK_AGAIN)
+        if self._prune is not None:
+            until = self._prune_at - self._clock()
+            patience = until if patience is None else min(patience, until)
         with self._arrived:
             if not self._groups and not self._closing.is_set():
                 self._arrived.wait(None if patience is None else max(0, patience))
@@ -523,11 +624,12 @@ class Allocator:
 
     def _commit(self, group: _Group) -> None:
         deadline = max(ticket.deadline for ticket in group.tickets)
-        tickets = group.tickets
-        while tickets:
+        pending = [group.tickets]
+        while pending:
             if self._regressed:
                 self._fail_group(next(iter(self._regressed.values())))
                 return
+            tickets = pending.pop(0)
             waiting: dict[str, list[_Ticket]] = {}
             for ticket in tickets:
                 waiting.setdefault(ticket.mode, []).append(ticket)
@@ -535,33 +637,68 @@ class Allocator:
                 mode: sum([ticket.count for ticket in asked]) for mode, asked in waiting.items()
             }
             started = self._clock()
-            outcomes = self._store.advance(
-                totals, self._floors, repair=self._repair, deadline=deadline
-            )
+            if self._with_entries:
+                try:
+                    outcomes = self._advance_recorded(totals, tickets, deadline)
+                except JournalMissing as error:
+                    rest = self._without_entries(tickets, error)
+                    pending = [rest, *pending] if rest else pending
+                    self._answer_group(ticket for batch in pending for ticket in batch)
+                    continue
+            else:
+                outcomes = self._store.advance(
+                    totals, self._floors, repair=self._repair, deadline=deadline
+                )
             self._batch = len(tickets)
             seconds = self._clock() - started
             self._tell_up()
-            tickets, went_back = self._settle(waiting, outcomes)
+            again, went_back = self._settle(waiting, outcomes)
+            pending = again + pending
             self._observer.committed(self._batch, seconds)
-            self._answer_group(tickets)
+            self._answer_group(ticket for batch in pending for ticket in batch)
             if log.isEnabledFor(logging.DEBUG):
                 log.debug(Event("committed", batch=self._batch, duration=seconds, **_facts(totals)))
             if went_back:
                 self._look_at_all()
 
+    def _advance_recorded(
+        self, totals: Mapping[str, int], tickets: list[_Ticket], deadline: float
+    ) -> Mapping[str, Advanced | UniqueIDError]:
+        """The same with the entries of those requests that have one."""
+        entries = [ticket.entry for ticket in tickets if ticket.entry is not None]
+        if not entries:
+            return self._store.advance(totals, self._floors, repair=self._repair, deadline=deadline)
+        return self._store.advance(
+            totals, self._floors, repair=self._repair, deadline=deadline, entries=entries
+        )
+
+    @staticmethod
+    def _without_entries(tickets: list[_Ticket], error: JournalMissing) -> list[_Ticket]:
+        """The requests that nobody wants recorded; the others fail."""
+        for ticket in tickets:
+            if ticket.entry is not None:
+                ticket.fail(error)
+        return [ticket for ticket in tickets if ticket.entry is None]
+
     def _settle(
         self, waiting: Mapping[str, list[_Ticket]], outcomes: Mapping[str, Advanced | UniqueIDError]
-    ) -> tuple[list[_Ticket], bool]:
+    ) -> tuple[list[list[_Ticket]], bool]:
         """Give each request what became of it.
 
-        :returns: those that need another transaction, and whether a counter had gone back.
+        :returns: those that need another transaction, each list one of its own, and whether a
+            counter had gone back.
         """
         again: list[_Ticket] = []
+        one_by_one: list[list[_Ticket]] = []
         went_back = False
         for mode, outcome in outcomes.items():
             tickets = waiting[mode]
             if isinstance(outcome, CounterExhausted):
-                again += self._fitting(mode, tickets, outcome.available)
+                if self._with_entries and len(tickets) > 1:
+                    # Whose key had its range before needs no IDs, and is met all the same.
+                    one_by_one += [[ticket] for ticket in tickets]
+                else:
+                    again += self._fitting(mode, tickets, outcome.available)
             elif isinstance(outcome, CounterRegressed):
                 self._note_regressed(outcome)
                 went_back = True
@@ -571,10 +708,13 @@ class Allocator:
             elif isinstance(outcome, UniqueIDError):
                 for ticket in tickets:
                     ticket.fail(outcome)
+            elif outcome.recorded:
+                self._hand_out_recorded(mode, tickets, outcome)
+                went_back |= outcome.regressed
             else:
                 self._hand_out(mode, tickets, outcome)
                 went_back |= outcome.regressed
-        return again, went_back
+        return ([again] if again else []) + one_by_one, went_back
 
     def _hand_out(self, mode: str, tickets: list[_Ticket], advanced: Advanced) -> None:
         first = advanced.first
@@ -590,6 +730,37 @@ class Allocator:
             ticket.give(first)
             first += ticket.count
         self._observer.handed_out(mode, len(tickets), total, first)
+
+    def _hand_out_recorded(self, mode: str, tickets: list[_Ticket], advanced: Advanced) -> None:
+        """The same where some of them have entries, whose ranges the store has made."""
+        first = advanced.first
+        taken = sum(ticket.count for ticket in tickets) - advanced.spared
+        if advanced.regressed:
+            self._tell_regression(advanced.counter, advanced.found, first)
+        if first + taken > 1:
+            self._floors[advanced.counter] = first + taken
+        next_id = first + taken
+        placed = iter(advanced.recorded)
+        met = replays = 0
+        for ticket in tickets:
+            ticket.batch = self._batch
+            if ticket.entry is None:
+                ticket.give(first)
+                first += ticket.count
+                met += 1
+                continue
+            fate = next(placed)
+            if isinstance(fate, UniqueIDError):
+                ticket.fail(fate)
+                continue
+            ticket.entry.replayed = fate.replayed
+            replays += fate.replayed
+            met += not fate.replayed
+            ticket.give(fate.first)
+        if met:
+            self._observer.handed_out(mode, met, taken, next_id)
+        if replays:
+            self._observer.replayed(replays)
 
     def _fitting(self, mode: str, tickets: list[_Ticket], available: int) -> list[_Ticket]:
         """The requests which fit into what is left, first come first served; the others fail."""
@@ -617,6 +788,27 @@ class Allocator:
                 self._deferred.add(ticket)
         # A try may take as long as the database waits for a lock: as long is for the others.
         self._deferred_until = now + _LOOK_AGAIN
+
+    def _prune_some(self, prune: Callable[[], int]) -> None:
+        """Delete some entries of the journal whose time is over; a failure has time."""
+        since = self._clock()
+        self._in_flight = _Flight(since)
+        try:
+            pruned = prune()
+        except DatabaseUnavailable as error:
+            pruned = 0
+            log.warning("old entries of the journal were not deleted: %s", error.cause)
+        except Exception:
+            pruned = 0
+            log.exception("old entries of the journal were not deleted")
+        finally:
+            self._in_flight = None
+        now = self._clock()
+        if pruned:
+            self._observer.pruned(pruned)
+            self._prune_at = now + (now - since) / _PRUNE_SHARE
+        else:
+            self._prune_at = now + random.uniform(0.5, 1) * _PRUNE_EVERY
 
     # -- what went wrong ----------------------------------------------------------------------
 
@@ -669,6 +861,8 @@ class Allocator:
             log.error("COUNTER WENT BACK: %s. Until then every request is refused.", error)
             self._observer.regressed(error.mode)
         self._regressed[error.mode] = error
+        # An entry of the journal may know of more than this process has handed out.
+        self._floors[error.mode] = max(self._floors.get(error.mode, 1), error.expected)
 
     def _look_at_regressed(self) -> None:
         """See whether an operator has mended the counters."""

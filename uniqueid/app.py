@@ -6,6 +6,7 @@ import json
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
@@ -14,8 +15,9 @@ from bottle import Bottle, HTTPError, HTTPResponse, request, response
 
 from uniqueid import errors, openapi, validation
 from uniqueid.auth import Tokens
+from uniqueid.entries import Entry, now
 from uniqueid.health import Checks
-from uniqueid.logs import AccessLog
+from uniqueid.logs import AccessLog, request_id
 from uniqueid.metrics import CONTENT_TYPE, Metrics
 from uniqueid.status import FILES, HEADERS, Status, prefers_html, read
 
@@ -46,6 +48,14 @@ handed out twice."""
 NONCE = "X-Request-Nonce"
 """The header in which a client sends a nonce, and in which every answer to it has it back."""
 _NONCE_HEADER = "HTTP_X_REQUEST_NONCE"
+KEY = "Idempotency-Key"
+"""The header with what stands for a request, however often it is sent
+(draft-ietf-httpapi-idempotency-key-header-07)."""
+_KEY_HEADER = "HTTP_IDEMPOTENCY_KEY"
+REPLAYED = "Idempotency-Replayed"
+"""The header of an answer that was given before."""
+# Where the name of a request's token waits for its handler.
+_CALLER_KEY = "uniqueid.caller"
 # Where the nonce of a request waits for its response.
 _NONCE_KEY = "uniqueid.nonce"
 # Where the facts for a request's log line are collected.
@@ -62,7 +72,46 @@ StartResponse = Callable[..., Any]
 class Allocating(Protocol):
     """The part of the allocator which a request needs."""
 
-    def allocate(self, mode: str, count: int, facts: dict[str, object] | None = None) -> int: ...
+    def allocate(
+        self,
+        mode: str,
+        count: int,
+        facts: dict[str, object] | None = None,
+        entry: Entry | None = None,
+    ) -> int: ...
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """For how long the journal keeps its rows, and of which requests it has one."""
+
+    idempotency_ttl: float = 604_800
+    """Seconds for which a key counts."""
+    journal: bool = False
+    """Whether every request is recorded, or only those with a key."""
+    journal_ttl: float = 7_776_000
+    """Seconds for which the others are kept."""
+
+    def entry(self, environ: Mapping[str, Any], asked: validation.Request, id: str | None) -> Entry:
+        """What the journal is to know of a request.
+
+        :param id: the request's in the log, where it has one.
+        """
+        name = environ.get("HTTP_X_CLIENT") or environ.get("HTTP_USER_AGENT") or ""
+        seconds = self.journal_ttl if self.journal else 0.0
+        if asked.key is not None:
+            seconds = max(seconds, self.idempotency_ttl)
+        at = now()
+        return Entry(
+            asked.mode,
+            asked.count,
+            asked.key,
+            environ.get(_CALLER_KEY, ""),
+            validation.client_name(name),
+            id or request_id(environ),
+            at,
+            at + int(seconds * 1_000_000),
+        )
 
 
 # Error class to status, problem type, title and seconds after which to try again.
@@ -70,6 +119,9 @@ _PROBLEMS: dict[type[errors.UniqueIDError], tuple[int, str, str, int | None]] = 
     errors.CounterExhausted: (409, "counter-exhausted", "The counter is exhausted", None),
     errors.TooManyModes: (409, "too-many-modes", "No more modes can be created", None),
     errors.ModeNotStorable: (400, "bad-mode", "The mode cannot be used", None),
+    errors.KeyReused: (422, "idempotency-key-reused", "The key is another request's", None),
+    errors.KeyInFlight: (409, "idempotency-key-in-flight", "The key has no answer yet", 1),
+    errors.JournalMissing: (501, "journal-missing", "The database has no journal yet", None),
     errors.CounterRegressed: (503, "counter-regressed", "A counter went back", 30),
     errors.Overloaded: (503, "overloaded", "Too many requests are waiting", 1),
     errors.Closing: (503, "overloaded", "The service is stopping", 1),
@@ -81,6 +133,7 @@ _FAULT_TITLES = {
     "bad-range": "The range cannot be used",
     "bad-mode": "The mode cannot be used",
     "bad-nonce": "The nonce cannot be used",
+    "bad-idempotency-key": "The key cannot be used",
 }
 
 
@@ -188,6 +241,7 @@ def make_app(
     status_tokens: Tokens | None = None,
     status: Status | None = None,
     description: Mapping[str, Any] | None = None,
+    keeping: Keeping | None = None,
 ) -> Bottle:
     """The WSGI application.
 
@@ -200,7 +254,9 @@ def make_app(
     :param status_tokens: one of these is needed for what is told about the service.
     :param status: the status page; None for none.
     :param description: what `/openapi.json` answers.
+    :param keeping: which requests are recorded, and for how long.
     """
+    kept = keeping or Keeping()
     # What a handler raises comes to _Application.wsgi, not to Bottle's page in HTML.
     app = _Application()
     app.catchall = False
@@ -225,6 +281,7 @@ def make_app(
                 try:
                     if tokens is not None:
                         name = tokens.require(request.environ)
+                        request.environ[_CALLER_KEY] = name
                         if facts is not None:
                             facts["token"] = name
                     answer = handler()
@@ -273,7 +330,9 @@ def make_app(
             return problem(414, "about:blank", "URI Too Long", detail, {})
         form = _form(environ) if environ["REQUEST_METHOD"] == "POST" else ""
         try:
-            asked = validation.parse(limits, query, form, environ.get(_NONCE_HEADER))
+            asked = validation.parse(
+                limits, query, form, environ.get(_NONCE_HEADER), environ.get(_KEY_HEADER)
+            )
         except errors.InvalidRequest as error:
             if error.nonce is not None:
                 environ[_NONCE_KEY] = error.nonce
@@ -286,11 +345,20 @@ def make_app(
             first, last = -1, -3
         else:
             facts = environ.get(_FACTS_KEY)
-            if facts is None:
+            if facts is not None:
+                facts["mode"], facts["range"] = asked.mode, asked.count
+            if kept.journal or asked.key is not None:
+                entry = kept.entry(environ, asked, None if facts is None else str(facts["id"]))
+                first = allocator.allocate(asked.mode, asked.count, facts, entry)
+                if entry.replayed:
+                    response.set_header(REPLAYED, "true")
+                    if facts is not None:
+                        facts["replayed"] = "true"
+            elif facts is None:
                 first = allocator.allocate(asked.mode, asked.count)
             else:
-                facts["mode"], facts["range"] = asked.mode, asked.count
                 first = allocator.allocate(asked.mode, asked.count, facts)
+            if facts is not None:
                 facts["start"] = first
             last = first + asked.count - 1
         # Bottle's own response and a text cost a third of an HTTPResponse and json.dumps.

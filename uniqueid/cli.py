@@ -10,7 +10,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from uniqueid import __version__, config, fence_command, logs, probe, schema, service
+from uniqueid import (
+    __version__,
+    config,
+    fence_command,
+    journal_commands,
+    logs,
+    probe,
+    schema,
+    service,
+)
 from uniqueid.errors import MAX_ID, ConfigError, TooManyModes, UniqueIDError
 from uniqueid.store import Advanced, Store
 from uniqueid.validation import MAX_MODE_LENGTH, is_mode
@@ -55,6 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "dbsync", help="create the tables, or bring old ones up to date; counters keep their values"
     )
+    command.add_argument(
+        "--to",
+        metavar="VERSION",
+        choices=["{}.{}".format(*schema.OLD)],
+        help="{}.{}: record the old service's version again, for its own dbsync; tables and"
+        " rows stay".format(*schema.OLD),
+    )
     command.set_defaults(run=_dbsync)
 
     command = commands.add_parser("dbchk", help="exit 0 if the service can run on the tables")
@@ -92,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_config)
 
     fence_command.add_command(commands, _open_configured)
+    journal_commands.add_commands(commands, _open_store)
     probe.add_commands(commands)
     return parser
 
@@ -105,8 +122,12 @@ def _load(arguments: argparse.Namespace) -> config.Configuration:
 def _dbsync(arguments: argparse.Namespace) -> int:
     configuration = _load(arguments)
     settings = configuration.settings
-    store = service.make_store(configuration, create=True)
+    store = service.make_store(configuration, create=arguments.to is None)
     store.connect(settings.connect_attempts, settings.connect_wait)
+    if arguments.to is not None:
+        schema.step_back(store)
+        print("the schema has version {}.{}".format(*schema.OLD))
+        return 0
     for step in schema.sync(store):
         print(step)
     print("the schema has version {}.{}".format(*schema.CURRENT))

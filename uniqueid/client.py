@@ -10,9 +10,10 @@
         first = next(ids)
 
 Every attempt carries a nonce of its own, and an answer without it was made for another request: it
-is not used. What is lost is never handed out again by the service, to nobody: the rest of a range
-when a process ends, and the range of an attempt whose answer did not arrive. That is a gap, which
-the service allows, and never a duplicate.
+is not used. All attempts for one range carry the same idempotency key: if one of them has taken a
+range and its answer was lost, the next gets that very range. What is lost all the same is never
+handed out again by the service, to nobody: the rest of a range when a process ends, and the range
+whose last attempt had no answer. That is a gap, which the service allows, and never a duplicate.
 
 It needs ``requests``: ``pip install pacifica-uniqueid[client]``.
 """
@@ -29,7 +30,7 @@ import secrets
 import threading
 import time
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,6 +54,8 @@ log = logging.getLogger(__name__)
 log.addHandler(logging.NullHandler())
 
 NONCE = "X-Request-Nonce"
+KEY = "Idempotency-Key"
+REPLAYED = "Idempotency-Replayed"
 MAX_MODE_LENGTH = 255
 MAX_TIMEOUT = 86_400
 """Seconds."""
@@ -68,7 +71,10 @@ _GROWTH = 10
 IDs."""
 _MAX_SEEN = 10_000
 """Ranges remembered for a mode; neighbours count as one."""
+_MAX_KEYS = 1_000
+"""Ranges remembered with the keys that callers gave for them."""
 _RETRIED_STATUS = frozenset({408, 425, 429})
+_RETRIED_TYPES = frozenset({"idempotency-key-in-flight"})
 _AROUND_CACHES = {
     # What an honest cache heeds in a request (RFC 9111, 5.2.1.4 and 5.4).
     "Cache-Control": "no-cache, no-store",
@@ -181,6 +187,8 @@ class Client:
     :param method: POST, which no proxy sends twice and hardly any keeps, or GET.
     :param token: what the service's `auth_tokens_file` knows the SHA-256 of, or a function that
         returns it, called for every request, so that it can change.
+    :param keys: send an Idempotency-Key with each request, the same with all attempts for one
+        range. A service that does not know of it ignores it.
     :param new_session: makes the sessions of `requests`, which hold what a site needs:
         certificates, proxies, credentials. Each is used by one thread at a time.
     :raises ValueError: for a parameter that cannot be used.
@@ -194,6 +202,7 @@ class Client:
         attempts: int = 6,
         method: str = "POST",
         token: str | Callable[[], str] | None = None,
+        keys: bool = True,
         new_session: Callable[[], requests.Session] = requests.Session,
     ) -> None:
         self._endpoint, self._shown = endpoint(url)
@@ -208,16 +217,20 @@ class Client:
         self._timeout = timeout
         self._attempts = attempts
         self._method = method
+        self._keys = keys
         self._new_session = new_session
         self._closed = False
         self._processes = _PerProcess(_Connections)
         self._iterators: weakref.WeakSet[IDs] = weakref.WeakSet()
 
-    def get_range(self, mode: str, count: int) -> Range:
+    def get_range(self, mode: str, count: int, *, key: str | None = None) -> Range:
         """Take `count` IDs of a mode for this caller alone.
 
         :param mode: the name of the counter, 1 to 255 characters.
         :param count: 1 or more, up to the service's `max_range`.
+        :param key: what stands for this request, 16 to 128 printable ASCII characters: asked again
+            with it, by this process or a later one, the service returns the same range, for its
+            `idempotency_ttl` (7 days). A random one, new with each call, when it is None.
         :raises RequestRefused: the service says no, and would again.
         :raises ServiceUnavailable: no attempt was answered.
         :raises CachedResponseError: the answers were made for other requests.
@@ -226,17 +239,23 @@ class Client:
         check_mode(mode)
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"count is {count!r}: give a whole number of 1 or more")
+        if key is not None:
+            check_key(key)
         connections = self._processes.get()
         method = self._method
+        sent = (key or _new_key()) if key is not None or self._keys else None
         failure: UniqueIDError | None = None
         for attempt in range(1, self._attempts + 1):
             if self._closed or connections.closing.is_set():
                 raise ClientClosed
             try:
-                return self._ask(connections, method, mode, count, attempt)
+                return self._ask(connections, method, mode, count, attempt, sent, key is not None)
             except CachedResponseError as error:
                 log.log(error.severity, "%s", error)
                 failure = error
+                if isinstance(error, RepeatedRangeError) and key is None and sent is not None:
+                    # The same key would bring the same range.
+                    sent = _new_key()
                 wait = random.uniform(0, _FIRST_BACKOFF)
                 # The other method may lead around it: most caches keep only one of the two.
                 method = "GET" if method == "POST" else "POST"
@@ -247,6 +266,9 @@ class Client:
                     break
                 # Full jitter: clients that failed together do not come back together.
                 # https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+                if error.without_key and key is None and sent is not None:
+                    log.warning("%s", error.cause)
+                    sent = None
                 bound = min(_MAX_BACKOFF, _FIRST_BACKOFF * 2.0 ** min(attempt - 1, 30))
                 wait = error.retry_after + random.uniform(0, bound)
             if attempt < self._attempts:
@@ -301,21 +323,32 @@ class Client:
         self.close()
 
     def _ask(
-        self, connections: _Connections, method: str, mode: str, count: int, attempt: int
+        self,
+        connections: _Connections,
+        method: str,
+        mode: str,
+        count: int,
+        attempt: int,
+        key: str | None,
+        given: bool,
     ) -> Range:
-        """One attempt, with a nonce that was never used before."""
+        """One attempt, with a nonce that was never used before.
+
+        :param given: whether the key is the caller's, who may have had its range before.
+        """
         nonce = secrets.token_urlsafe(16)
         # In the query for both methods: the service then returns the nonce in the document as
         # well, where no proxy drops it, and a cache which heeds the query has a new key.
         target = f"{self._endpoint}?range={count}&mode={quote(mode, safe='')}&nonce={nonce}"
         auth = None if self._token is None else bearer(self._token)
+        headers = _AROUND_CACHES if key is None else {**_AROUND_CACHES, KEY: _quoted(key)}
         session = connections.take(self._new_session)
         sent = time.monotonic()
         try:
             response = session.request(
                 method,
                 target,
-                headers=_AROUND_CACHES,
+                headers=headers,
                 auth=auth,
                 timeout=self._timeout,
                 allow_redirects=False,
@@ -334,7 +367,8 @@ class Client:
         if stale is not None:
             raise CachedResponseError(self._shown, attempt, stale, response.headers)
         first = _first(response, document, count, self._shown)
-        if not connections.note(mode, first, first + count):
+        replayed = given and response.headers.get(REPLAYED) == "true"
+        if not connections.note(mode, first, first + count, key if given else None, replayed):
             reason = f"IDs {first} to {first + count - 1} of mode {mode!r} came a second time"
             raise RepeatedRangeError(self._shown, attempt, reason, response.headers)
         return Range(mode, first, first + count - 1)
@@ -420,6 +454,7 @@ class _Connections:
         self.closing = threading.Event()
         self._idle: deque[requests.Session] = deque()
         self._seen: dict[str, _Seen] = {}
+        self._keyed: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
         self._lock = threading.Lock()
 
     def take(self, new_session: Callable[[], requests.Session]) -> requests.Session:
@@ -433,10 +468,25 @@ class _Connections:
         if self.closing.is_set():
             self.close()
 
-    def note(self, mode: str, start: int, stop: int) -> bool:
-        """Remember a range; False when some of it was seen before."""
+    def note(
+        self, mode: str, start: int, stop: int, key: str | None = None, replayed: bool = False
+    ) -> bool:
+        """Remember a range; False when some of it was seen before.
+
+        :param key: the caller's own. What it brought before it may bring again, if the service
+            says that it does so on purpose.
+        """
         with self._lock:
-            return self._seen.setdefault(mode, _Seen()).add(start, stop)
+            if key is None:
+                return self._seen.setdefault(mode, _Seen()).add(start, stop)
+            if replayed and self._keyed.get((mode, key)) == (start, stop):
+                return True
+            new = self._seen.setdefault(mode, _Seen()).add(start, stop)
+            if new:
+                self._keyed[mode, key] = (start, stop)
+                if len(self._keyed) > _MAX_KEYS:
+                    self._keyed.popitem(last=False)
+            return new
 
     def close(self) -> None:
         self.closing.set()
@@ -591,8 +641,10 @@ class _Buffer:
 class _TryAgain(Exception):
     """An attempt failed in a way that another may not."""
 
-    def __init__(self, cause: str, retry_after: float = 0) -> None:
+    def __init__(self, cause: str, retry_after: float = 0, *, without_key: bool = False) -> None:
         self.cause = cause
+        self.without_key = without_key
+        """Whether a request without a key would be met."""
         self.retry_after = retry_after
         super().__init__(cause)
 
@@ -675,6 +727,25 @@ def check_mode(mode: str) -> None:
         raise ValueError(f"mode is {mode!r}: give a name that UTF-8 can encode") from None
 
 
+def check_key(key: str) -> str:
+    """The key itself, if it can be sent.
+
+    :raises ValueError: when it cannot.
+    """
+    if not re.fullmatch(r"[ -~]{16,128}", key, re.ASCII):
+        raise ValueError(f"key is {key!r}: give 16 to 128 printable ASCII characters")
+    return key
+
+
+def _new_key() -> str:
+    return secrets.token_urlsafe(24)
+
+
+def _quoted(key: str) -> str:
+    """As a string of a structured field (RFC 9651, 3.3.3)."""
+    return '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 def _document(response: requests.Response) -> dict[str, Any]:
     """The JSON object of an answer; empty when there is none."""
     try:
@@ -726,9 +797,12 @@ def _first(response: requests.Response, document: dict[str, Any], count: int, sh
         detail = f"it redirects to {target}: give the client that URL"
         raise RequestRefused(shown, status, "about:blank", detail)
     detail = str(document.get("detail") or document.get("message") or response.reason)
-    if status >= 500 or status in _RETRIED_STATUS:
+    problem = str(document.get("type", "about:blank"))
+    if problem == "journal-missing":
+        raise _TryAgain(f"{status}: {detail}", without_key=True)
+    if problem in _RETRIED_TYPES or status >= 500 or status in _RETRIED_STATUS:
         raise _TryAgain(f"{status}: {detail}", _retry_after(response))
-    raise RequestRefused(shown, status, str(document.get("type", "about:blank")), detail)
+    raise RequestRefused(shown, status, problem, detail)
 
 
 def _retry_after(response: requests.Response) -> float:

@@ -218,6 +218,22 @@ class Settings:
         " process may use, and moves when others crowd it; a number takes that one; off leaves"
         " it to the system. Linux only.",
     )
+    idempotency_ttl: float = _setting(
+        "604800",
+        _seconds(1, 315_360_000),
+        "Seconds for which an Idempotency-Key counts at least, from its first use: 7 days.",
+    )
+    journal: str = _setting(
+        "off",
+        _one_of("on", "off"),
+        "Whether every allocation is recorded, with time and client, for whois and journal; off"
+        " records those with an Idempotency-Key alone.",
+    )
+    journal_ttl: float = _setting(
+        "7776000",
+        _seconds(1, 315_360_000),
+        "Seconds for which the journal keeps what it records: 90 days.",
+    )
     auth_tokens_file: str = _setting(
         "",
         str,
@@ -290,7 +306,7 @@ class Configuration:
             elif isinstance(value, tuple):
                 text = ", ".join(value)
             else:
-                text = f"{value:g}" if isinstance(value, float) else str(value)
+                text = f"{value:.12g}" if isinstance(value, float) else str(value)
             described.append((row.option, text, self.sources[row.name]))
         return described
 

@@ -117,6 +117,40 @@ class CounterRegressed(UniqueIDError):
         }
 
 
+class KeyReused(UniqueIDError):
+    """An idempotency key that stands for another request already; nothing was allocated."""
+
+    def __init__(self, key: str, mode: str, count: int) -> None:
+        self.key = key
+        self.mode = mode
+        self.count = count
+        super().__init__(
+            f"the Idempotency-Key {key!r} was sent before, with range {count} and mode {mode!r}:"
+            " send a new key with each new request"
+        )
+
+
+class KeyInFlight(UniqueIDError):
+    """An earlier request with the same key has no answer yet; ask again with the same key."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__(
+            f"an earlier request with the Idempotency-Key {key!r} is not answered yet: send the"
+            " same again later"
+        )
+
+
+class JournalMissing(UniqueIDError):
+    """The database has no table for what was asked to be recorded; nothing was allocated."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the database has no table for idempotency keys and the journal yet: run"
+            " 'pacifica-uniqueid-cmd dbsync'"
+        )
+
+
 class Overloaded(UniqueIDError):
     """More requests wait than the queue may hold."""
 

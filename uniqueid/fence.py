@@ -298,7 +298,7 @@ class FencedStore:
         for mode, outcome in outcomes.items():
             if not isinstance(outcome, UniqueIDError):
                 # Two modes can be one counter, where letters' case does not count.
-                next_id = outcome.first + totals[mode]
+                next_id = outcome.first + totals[mode] - outcome.spared
                 moved[outcome.counter] = max(next_id, moved.get(outcome.counter, 1))
         if any(self._bound(counter) < next_id for counter, next_id in moved.items()):
             self._extend(moved)

@@ -6,8 +6,8 @@ import itertools
 import json
 import logging
 import re
+import secrets
 import sys
-import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -85,6 +85,12 @@ def set_up(level: str, format: str = "keyvalue") -> None:
     logging.getLogger("uniqueid").setLevel(level.upper())
 
 
+def request_id(environ: Mapping[str, Any]) -> str:
+    """The number that a proxy or client gave a request, or a random one."""
+    given: str = environ.get(REQUEST_ID, "")
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+
+
 log = logging.getLogger("uniqueid.access")
 
 
@@ -103,9 +109,8 @@ class AccessLog:
         # Taking the next number is one step for CPython's threads.
         if next(self._numbers) % self._every:
             return None
-        given = environ.get(REQUEST_ID, "")
         return {
-            "id": given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex,
+            "id": request_id(environ),
             "client": environ.get("REMOTE_ADDR", ""),
             "method": environ.get("REQUEST_METHOD", ""),
             "path": environ.get("PATH_INFO", ""),

@@ -138,6 +138,13 @@ class Metrics:
         self.retries = counter(
             "uniqueid_transaction_retries", "Transactions tried again, by cause.", "cause"
         )
+        self.replays = counter(
+            "uniqueid_replays",
+            "Requests that were answered with the range of an earlier one with the same key.",
+        )
+        self.journal_pruned = counter(
+            "uniqueid_journal_pruned_rows", "Rows of the journal deleted since their time was over."
+        )
         self.fence_writes = counter("uniqueid_fence_writes", "Times the fence file was written.")
         self.fence_errors = counter(
             "uniqueid_fence_write_errors", "Times the fence file could not be written."
@@ -189,6 +196,14 @@ class Metrics:
             if mode not in self._regressions and len(self._regressions) >= MODE_LABELS:
                 mode = OTHER
             self._regressions[mode] = self._regressions.get(mode, 0) + 1
+
+    def replayed(self, requests: int) -> None:
+        """So many requests got the range of an earlier one."""
+        self.replays.inc(requests)
+
+    def pruned(self, entries: int) -> None:
+        """So many old rows of the journal were deleted."""
+        self.journal_pruned.inc(entries)
 
     def retried(self, cause: Cause) -> None:
         """A transaction is tried again."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from uniqueid import __version__
+from uniqueid.entries import MAX_KEY_LENGTH, MIN_KEY_LENGTH
 from uniqueid.errors import MAX_ID
 from uniqueid.validation import MAX_MODE_LENGTH, MAX_NONCE_LENGTH
 
@@ -203,6 +204,7 @@ def _getid(tokens: bool, max_range: int, allowed_modes: Iterable[str], *, post: 
     }
     needed = ["range", "mode"]
     more: Schema = {"security": [{"token": []}]} if tokens else {}
+    more["parameters"] = [_KEY]
     if post:
         more["requestBody"] = {
             "required": True,
@@ -220,7 +222,7 @@ def _getid(tokens: bool, max_range: int, allowed_modes: Iterable[str], *, post: 
             },
         }
     else:
-        more["parameters"] = [
+        more["parameters"] += [
             {"name": name, "in": "query", "required": name in needed, **facts}
             for name, facts in parameters.items()
         ]
@@ -236,10 +238,23 @@ def _getid(tokens: bool, max_range: int, allowed_modes: Iterable[str], *, post: 
             }
         )
     responses = {
-        "200": _json("These IDs are the caller's alone, and on the database's disk.", "Range"),
+        "200": _answer(
+            "These IDs are the caller's alone, and on the database's disk.",
+            {"application/json": _ref("Range")},
+            **{
+                "Idempotency-Replayed": {
+                    "description": "The same was answered before, to the same key.",
+                    "schema": {"const": "true"},
+                }
+            },
+        ),
         "400": _problem("A parameter is missing, repeated or out of bounds."),
         **(_UNAUTHORIZED if tokens else {}),
-        "409": _problem("The counter is at its end, or there are as many modes as may be."),
+        "409": _problem(
+            "The counter is at its end, there are as many modes as may be, or an earlier request"
+            " with the key is not answered yet.",
+            **_RETRY_AFTER,
+        ),
         **(
             {
                 "411": _problem("The body came without a Content-Length."),
@@ -250,17 +265,19 @@ def _getid(tokens: bool, max_range: int, allowed_modes: Iterable[str], *, post: 
             else {}
         ),
         "414": _problem("The query is too long."),
+        "422": _problem("The key is that of a request with another range or mode."),
         "500": _problem("A mistake in the service; its log has it under the `reference`."),
+        "501": _problem("There is a key, and dbsync has not made the table for it yet."),
         "503": _problem(
-            "Not now. IDs may have been taken from the counter; nobody gets them.",
-            **{"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}},
+            "Not now. IDs may have been taken from the counter; nobody gets them.", **_RETRY_AFTER
         ),
     }
     return _operation(
         "takeIds" if post else "takeIdsByGet",
         "Take a range of IDs" + (": the way for new clients" if post else ""),
         responses,
-        description="Every call takes new IDs, also one that is repeated."
+        description="Every call takes new IDs, also one that is repeated without an"
+        " Idempotency-Key."
         + (
             " The parameters may stand in the query as well, but none in both."
             if post
@@ -272,6 +289,21 @@ def _getid(tokens: bool, max_range: int, allowed_modes: Iterable[str], *, post: 
 
 
 _TEXT: Schema = {"type": "string"}
+_RETRY_AFTER: Schema = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+_KEY: Schema = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Stands for this request: sent again with the same range and mode, it gets the"
+    " same IDs. New for each new request, and random. Also in quotes, as a string of RFC 9651.",
+    "schema": {
+        "type": "string",
+        "minLength": MIN_KEY_LENGTH,
+        "maxLength": MAX_KEY_LENGTH,
+        # Without quotes around it, which leaves no place for blanks, quotes and commas.
+        "pattern": r"^[!#-+\--~]+$",
+    },
+}
 _NEVER_CACHED: Schema = {
     "description": "Forbids caching; there are more such headers.",
     "required": True,

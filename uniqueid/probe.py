@@ -44,6 +44,11 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="N",
         help="how many IDs, 1 or more",
     )
+    command.add_argument(
+        "--key",
+        metavar="KEY",
+        help="what stands for this request: with it the same range is printed again",
+    )
     command.add_argument("--json", action="store_true", help="print a JSON object")
     command.set_defaults(run=_guarded(getid))
 
@@ -81,7 +86,7 @@ def getid(arguments: argparse.Namespace) -> int:
 
     token = None if arguments.token_file is None else read_token(arguments.token_file)
     with Client(arguments.url, timeout=arguments.timeout, token=token) as client:
-        ids = client.get_range(arguments.mode, arguments.range)
+        ids = client.get_range(arguments.mode, arguments.range, key=arguments.key)
     if arguments.json:
         answer = {"mode": ids.mode, "startIndex": ids.first, "endIndex": ids.last}
         print(json.dumps(answer, ensure_ascii=False))

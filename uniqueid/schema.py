@@ -3,6 +3,9 @@
 The tables are the old service's: ``uniqueindex`` with the next ID of each mode, and
 ``uniqueindexsystem`` with the parts of the version, 1.0. Releases up to 0.2.1 had only the first,
 whose column may have 32 bits on servers (that of 0.2.1 from PyPI has 64); that is version 0.0.
+Version 1.1 adds ``uniqueidjournal`` (`uniqueid.journal`). The old service runs beside that table
+and does not look at the minor version; but its ``dbsync`` fails at any that it does not know, so
+that `step_back` has to come before it.
 """
 
 from __future__ import annotations
@@ -15,11 +18,14 @@ from pony.orm import db_session
 
 from uniqueid.database_errors import TRANSIENT, classify, explain
 from uniqueid.errors import DatabaseUnavailable, SchemaError
+from uniqueid.journal import COLUMN_TYPE, statements
 from uniqueid.store import SYNC, Store
 
 log = logging.getLogger(__name__)
 
-CURRENT = (1, 0)
+CURRENT = (1, 1)
+OLD = (1, 0)
+"""The old service's. This release serves from it as well, without keys and a journal."""
 
 # Several processes may sync at once, as the pods of one release do.
 _ATTEMPTS = 10
@@ -94,6 +100,24 @@ def sync(store: Store) -> list[str]:
     raise AssertionError("unreachable")
 
 
+def step_back(store: Store) -> bool:
+    """Record version 1.0 again, for the old service's ``dbsync``; tables and rows stay.
+
+    :returns: whether another version was recorded.
+    :raises SchemaError: when there is nothing to step back from, or the schema is newer.
+    :raises DatabaseUnavailable: when the database does not answer or refuses.
+    """
+    found = require(store)
+    if found.version == OLD:
+        return False
+    try:
+        with db_session(ddl=True):
+            _write_version(store, OLD)
+    except Exception as error:
+        raise DatabaseUnavailable(explain(error)) from error
+    return True
+
+
 def require(store: Store) -> Found:
     """Refuse to go on with a schema this release cannot serve from.
 
@@ -126,15 +150,6 @@ def _refuse_newer(found: Found) -> None:
 
 # -- looking ----------------------------------------------------------------------------------
 
-_COLUMN_TYPE = {
-    "mysql": "SELECT data_type FROM information_schema.columns WHERE table_schema = DATABASE()"
-    " AND table_name = $table AND column_name = $column",
-    "postgresql": "SELECT data_type FROM information_schema.columns"
-    " WHERE table_schema = ANY(current_schemas(false))"
-    " AND table_name = $table AND column_name = $column",
-    "sqlite": "SELECT type FROM pragma_table_info($table) WHERE name = $column",
-}
-
 
 def _inspect(store: Store) -> Found:
     kind = store.url.kind
@@ -156,7 +171,7 @@ def _inspect(store: Store) -> Found:
 
 def _column_type(store: Store, table: str, column: str) -> str | None:
     types = store.database.select(
-        _COLUMN_TYPE[store.url.kind], {}, {"table": table, "column": column}
+        COLUMN_TYPE[store.url.kind], {}, {"table": table, "column": column}
     )
     return str(types[0]) if types else None
 
@@ -191,6 +206,23 @@ def _widen_counters(store: Store, found: Found) -> None:
         _execute(store, f"ALTER TABLE {table} ALTER COLUMN {column} TYPE BIGINT")
 
 
+def _create_journal(store: Store, found: Found) -> None:
+    kind = store.url.kind
+    mode = "VARCHAR(255)"
+    if kind == "mysql":
+        # What one counter is there has to be one mode here.
+        row = store.database.execute(
+            "SELECT character_set_name, collation_name FROM information_schema.columns"
+            " WHERE table_schema = DATABASE() AND table_name = 'uniqueindex'"
+            " AND column_name = 'id'",
+            {},
+            {},
+        ).fetchone()
+        mode += " CHARACTER SET {} COLLATE {}".format(*row)
+    for statement in statements(kind, store.database.provider.quote_name, mode):
+        _execute(store, statement)
+
+
 def _record_version(store: Store, found: Found) -> None:
     quote = store.database.provider.quote_name
     table, part, value = quote("uniqueindexsystem"), quote("part"), quote("value")
@@ -199,8 +231,14 @@ def _record_version(store: Store, found: Found) -> None:
         f"CREATE TABLE IF NOT EXISTS {table} ({part} VARCHAR(255) NOT NULL PRIMARY KEY,"
         f" {value} INTEGER NOT NULL)",
     )
+    _write_version(store, CURRENT)
+
+
+def _write_version(store: Store, version: tuple[int, int]) -> None:
+    quote = store.database.provider.quote_name
+    table, part, value = quote("uniqueindexsystem"), quote("part"), quote("value")
     # The major part last: where DDL commits by itself, a half-recorded version reads as an old one.
-    for name, number in (("minor", CURRENT[1]), ("major", CURRENT[0])):
+    for name, number in (("minor", version[1]), ("major", version[0])):
         update = f"UPDATE {table} SET {value} = {number} WHERE {part} = '{name}'"
         if store.database.execute(update, {}, {}).rowcount == 0:
             _execute(store, f"INSERT INTO {table} ({part}, {value}) VALUES ('{name}', {number})")
@@ -213,6 +251,11 @@ def _execute(store: Store, sql: str) -> None:
 _MIGRATIONS: list[tuple[str, Callable[[Found], bool], Callable[[Store, Found], None]]] = [
     ("create the counters", lambda found: found.version is None, _create_counters),
     ("widen the counters to 64 bits", lambda found: found.narrow, _widen_counters),
+    (
+        "create the journal",
+        lambda found: found.version is None or found.version < CURRENT,
+        _create_journal,
+    ),
     (
         "record version {}.{}".format(*CURRENT),
         lambda found: found.version is None or found.version < CURRENT,

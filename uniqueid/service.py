@@ -10,7 +10,7 @@ from bottle import Bottle
 
 from uniqueid import __version__, health, logs, openapi, schema
 from uniqueid.allocator import Allocator, Counters
-from uniqueid.app import make_app
+from uniqueid.app import Keeping, make_app
 from uniqueid.auth import Tokens
 from uniqueid.config import Configuration, load
 from uniqueid.database_url import DatabaseURL
@@ -67,6 +67,7 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
     :raises ConfigError: for a setting that cannot be used.
     :raises DatabaseUnavailable: when the database was not reached in `connect_attempts`.
     :raises SchemaError: when the schema needs ``dbsync``, or a newer release.
+    :raises JournalMissing: when ``journal = on`` and the schema is older than 1.1.
     """
     configuration = configuration or load()
     settings = configuration.settings
@@ -78,6 +79,8 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
     store = make_store(configuration, on_retry=metrics.retried)
     store.connect(settings.connect_attempts, settings.connect_wait)
     version = "{}.{}".format(*(schema.require(store).version or (0, 0)))
+    if settings.journal == "on":
+        store.need_journal()
     store.disconnect()
     troubles = Troubles()
     fence = make_fence(configuration, store, metrics)
@@ -89,6 +92,7 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
         repair=settings.on_regression == "advance",
         # Threads for others than those who wait for a database that hangs.
         crowd=max(1, threads - max(1, threads // 8)),
+        prune=store.prune,
         floors=None if fence is None else fence.floors,
         observer=metrics,
         troubles=troubles,
@@ -135,6 +139,7 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
             status_page=status is not None,
         ),
         access_log=logs.AccessLog(settings.access_log) if settings.access_log else None,
+        keeping=Keeping(settings.idempotency_ttl, settings.journal == "on", settings.journal_ttl),
     )
     log.info(
         logs.Event(

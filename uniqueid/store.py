@@ -8,25 +8,29 @@ import random
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pony.orm import Database, PrimaryKey, Required, db_session
 
 from uniqueid.database_errors import TRANSIENT, Cause, LostUpdate, classify, explain
 from uniqueid.database_url import DatabaseURL
+from uniqueid.entries import Entry, now
 from uniqueid.errors import (
     MAX_ID,
     CounterExhausted,
     CounterRegressed,
     DatabaseUnavailable,
+    JournalMissing,
+    KeyReused,
     ModeBusy,
     ModeNotStorable,
     SchemaError,
     TooManyModes,
     UniqueIDError,
 )
+from uniqueid.journal import Journal, Placed, Plan, Record
 from uniqueid.providers import binding
 
 log = logging.getLogger(__name__)
@@ -54,6 +58,12 @@ class Advanced:
     """The next ID according to the database before."""
     regressed: bool = False
     """Whether that was less than the counter's floor."""
+    recorded: tuple[Placed | KeyReused, ...] = ()
+    """What became of each entry of the mode, in their order. The other requests have the IDs from
+    `first` on, the new entries those behind."""
+    spared: int = 0
+    """How many of the IDs that were asked for are not taken, since their entries are replays or
+    refused."""
 
 
 Outcome = Advanced | UniqueIDError
@@ -76,6 +86,10 @@ class _OneMode(Exception):
     def __init__(self, outcome: UniqueIDError, mode: str) -> None:
         self.outcome = outcome
         self.mode = mode
+
+
+class _LookFirst(Exception):
+    """A request that would be refused may have been met before: its key has to be looked up."""
 
 
 class Store:
@@ -112,6 +126,7 @@ class Store:
         self._opened = False
         self._opening = threading.Lock()
         self._transact = db_session(serializable=True)(self._advance_all)
+        self._transact_recorded = db_session(serializable=True)(self._advance_recorded)
         self._read = db_session(self._select_counters)
         self._ask = db_session(self._ping)
         self._new_database()
@@ -162,6 +177,8 @@ class Store:
                 raise self._unavailable(error) from error
             self.database.generate_mapping(check_tables=False)
             self._prepare_sql()
+            self.journal = Journal(self.database, self.url.kind)
+            self._journal_found = False
             self._opened = True
 
     def _prepare_sql(self) -> None:
@@ -264,6 +281,8 @@ class Store:
         for last in (False, True):
             try:
                 return question()
+            except UniqueIDError:
+                raise
             except Exception as error:
                 if classify(error) is Cause.CONNECTION:
                     self.disconnect()
@@ -279,6 +298,20 @@ class Store:
     def _ping(self) -> None:
         self.database.select("SELECT 1", {}, {})
 
+    def need_journal(self) -> None:
+        """See that there is a table for entries.
+
+        :raises JournalMissing: when there is none.
+        :raises DatabaseUnavailable: when the database does not answer.
+        """
+        self._once(self._need_journal)
+
+    def _need_journal(self) -> None:
+        if not self._journal_found:
+            self._journal_found = self.journal.exists()
+        if not self._journal_found:
+            raise JournalMissing
+
     # -- advancing ----------------------------------------------------------------------------
 
     def advance(
@@ -288,6 +321,7 @@ class Store:
         *,
         repair: bool = True,
         deadline: float,
+        entries: Sequence[Entry] = (),
     ) -> dict[str, Outcome]:
         """Move counters on in one serializable transaction, all of them or none.
 
@@ -295,28 +329,39 @@ class Store:
         another, gets any of the same IDs. After an exception the caller cannot know whether the
         database did it, and must take the IDs for lost.
 
-        :param totals: mode to how many IDs; 0 writes only where `floors` asks for it.
+        :param totals: mode to how many IDs, entries included; 0 writes only where `floors` asks
+            for it.
         :param floors: counter to the lowest ID that may still be handed out. Where the database
             has less, it went back.
         :param repair: raise a counter that went back; False refuses its mode.
         :param deadline: on the store's clock; there is no further try after it.
+        :param entries: requests to be recorded in the same transaction (`uniqueid.journal`).
         :returns: for each mode what became of it. A refused mode changes nothing.
         :raises DatabaseUnavailable: when it could not be done before the deadline.
+        :raises JournalMissing: when there are entries and no table for them.
         """
         refused: dict[str, Outcome] = {}
         attempt = 0
+        look = False
         while True:
             wanted = {mode: count for mode, count in totals.items() if mode not in refused}
             try:
                 self.open()
                 room = self._room(wanted, floors)
-                outcomes = self._transact(wanted, floors, repair, room)
+                if not entries:
+                    outcomes = self._transact(wanted, floors, repair, room)
+                else:
+                    self._need_journal()
+                    known = self.journal.find(entries) if look else None
+                    outcomes = self._transact_recorded(wanted, floors, repair, room, entries, known)
                 self._remember(outcomes, wanted)
                 return {**outcomes, **refused}
             except _OneMode as error:
                 refused[error.mode] = error.outcome
                 if isinstance(error.outcome, ModeBusy):
                     self._on_retry(Cause.LOCK_TIMEOUT)
+            except _LookFirst:
+                look = True
             except DatabaseUnavailable as error:
                 self._pause(attempt, Cause.CONNECTION, deadline, error)
                 attempt += 1
@@ -325,8 +370,15 @@ class Store:
                 if cause is None:
                     raise
                 if cause not in TRANSIENT:
+                    # Whatever it was, the table is looked for again.
+                    self._journal_found = False
                     self.disconnect()
                     raise self._unavailable(error) from error
+                if entries and not look:
+                    look = True
+                    if cause is Cause.DUPLICATE_KEY:
+                        # A key that was used before, most likely: no conflict.
+                        continue
                 if cause is Cause.CONNECTION:
                     self.disconnect()
                 self._pause(attempt, cause, deadline, error)
@@ -337,8 +389,10 @@ class Store:
         for mode, outcome in outcomes.items():
             left = self._left.get(mode)
             if isinstance(outcome, Advanced):
+                if outcome.found == 0:
+                    continue
                 alone = left is None or left.next_id == outcome.found
-                next_id = outcome.first + counts[mode]
+                next_id = outcome.first + counts[mode] - outcome.spared
                 self._left[mode] = _Left(outcome.counter, next_id, alone)
             elif left is not None:
                 del self._left[mode]
@@ -374,7 +428,8 @@ class Store:
         Outside the transaction, since there the count would lock every row of InnoDB's: two
         processes can pass the bound by a few.
         """
-        if all(mode in floors for mode in totals):
+        # A floor of 1 is nobody's: no ID was handed out.
+        if all(floors.get(mode, 1) > 1 for mode in totals):
             return 0
         with db_session:
             (counters,) = self.database.select(self._count, {}, {})
@@ -405,6 +460,70 @@ class Store:
             outcomes[mode] = outcome
             room -= created
         return outcomes
+
+    def _advance_recorded(
+        self,
+        totals: Mapping[str, int],
+        floors: Mapping[str, int],
+        repair: bool,
+        room: int,
+        entries: Sequence[Entry],
+        known: Mapping[tuple[str, str], Record] | None,
+    ) -> dict[str, Outcome]:
+        """The same with entries.
+
+        :param known: their rows; None when nobody has looked.
+        """
+        by_mode: dict[str, list[Entry]] = {}
+        for entry in entries:
+            if entry.mode in totals:
+                by_mode.setdefault(entry.mode, []).append(entry)
+        before: dict[tuple[str, str], Entry] = {}
+        plans = {mode: Plan(listed, known or {}, before) for mode, listed in by_mode.items()}
+        counts = dict(totals)
+        raised: dict[str, int] = {}
+        for mode, plan in plans.items():
+            counts[mode] -= plan.spared
+            if plan.floor > 1:
+                raised[mode] = max(floors.get(mode, 1), plan.floor)
+            elif counts[mode] == 0 and totals[mode] > 0:
+                # All are refused: that makes no counter.
+                del counts[mode]
+        moved = self._advance_all(counts, {**floors, **raised}, repair, room)
+        outcomes: dict[str, Outcome] = dict(moved)
+        rows: list[tuple[Entry, int]] = []
+        for mode, plan in plans.items():
+            # A counter that was not asked has no next ID.
+            outcome = moved.get(mode, Advanced(mode, 1, 0))
+            if not isinstance(outcome, Advanced):
+                if known is None and any(entry.key is not None for entry in by_mode[mode]):
+                    raise _LookFirst
+                continue
+            # Behind the requests without entries.
+            new, placed = plan.place(outcome.first + counts.get(mode, 0) - plan.taken)
+            rows += new
+            outcomes[mode] = replace(outcome, recorded=tuple(placed), spared=plan.spared)
+        self.journal.confirm(record for plan in plans.values() for record in plan.found)
+        try:
+            self.journal.insert(rows)
+        except Exception as error:
+            keyed = [entry.mode for entry, _first in rows if entry.key is not None]
+            if classify(error) is Cause.LOCK_TIMEOUT and self.url.kind != "sqlite" and keyed:
+                # A key that is in flight elsewhere, with another mode.
+                raise _OneMode(ModeBusy(keyed[0]), keyed[0]) from error
+            raise
+        return outcomes
+
+    def prune(self) -> int:
+        """Delete some of the entries whose time is over; how many.
+
+        :raises DatabaseUnavailable: when the database does not answer.
+        """
+        try:
+            self.need_journal()
+        except JournalMissing:
+            return 0
+        return int(self._once(lambda: self.journal.prune(now())))
 
     def _advance_one(
         self, mode: str, count: int, floors: Mapping[str, int], repair: bool, room: int

@@ -6,8 +6,10 @@ import re
 import unicodedata
 from collections.abc import Container
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
+from uniqueid.entries import MAX_CLIENT_LENGTH, MAX_KEY_LENGTH, MIN_KEY_LENGTH
 from uniqueid.errors import Fault, InvalidRequest
 
 MAX_MODE_LENGTH = 255
@@ -21,6 +23,10 @@ _PLAIN = {name.encode(): name for name in _PARAMETERS}
 _DECIMAL = re.compile(r"[0-9]+", re.ASCII)
 # 2**63 has 19 digits; int() itself refuses more than 4,300 with an error of its own.
 _MAX_DIGITS = 19
+# Without quotes: no comma, which is between the values of a header that was sent twice.
+_BARE_KEY = re.compile(r"[!#-+\--~]+", re.ASCII)
+# A string of RFC 9651, 3.3.3.
+_QUOTED_KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"', re.ASCII)
 # A value is echoed in the error, but not a page of it.
 _MAX_ECHO = 100
 
@@ -35,6 +41,8 @@ class Request:
     nonce: str | None = None
     """What the answer must repeat, as proof that it was made for this request."""
     nonce_in_query: bool = False
+    key: str | None = None
+    """What stands for this request, however often it is sent."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +55,20 @@ class Limits:
     allowed_modes_text: str = ""
 
 
-def parse(limits: Limits, query: str, form: str = "", header: str | None = None) -> Request:
+def parse(
+    limits: Limits,
+    query: str,
+    form: str = "",
+    header: str | None = None,
+    key: str | None = None,
+) -> Request:
     """Read the parameters of an allocation.
 
     :param query: ``application/x-www-form-urlencoded``, as a WSGI string, that is bytes in
         Latin-1's clothes (PEP 3333).
     :param form: the same from the body.
     :param header: the nonce, when it came in a header; a WSGI string as well.
+    :param key: the header Idempotency-Key, the same.
     :raises InvalidRequest: with every parameter that is wrong.
     """
     values: dict[str, list[bytes]] = {}
@@ -67,9 +82,11 @@ def parse(limits: Limits, query: str, form: str = "", header: str | None = None)
     if header is not None:
         nonces.append(header.encode("latin-1", "replace"))
     nonce = _read_nonce(nonces, faults) if nonces else None
+    if key is not None:
+        key = _read_key(key, faults)
     if faults:
         raise InvalidRequest(*faults, nonce=nonce)
-    return Request(mode, count, nonce, in_query)
+    return Request(mode, count, nonce, in_query, key)
 
 
 def _collect(encoded: str, values: dict[str, list[bytes]]) -> None:
@@ -132,6 +149,38 @@ def _read_nonce(values: list[bytes], faults: list[Fault]) -> str | None:
     )
     faults.append(Fault("bad-nonce", "nonce", ", ".join(map(_shown, values)), allowed))
     return None
+
+
+def _read_key(header: str, faults: list[Fault]) -> str | None:
+    """The key, with or without the quotes that make a string of a structured field (RFC 9651).
+
+    draft-ietf-httpapi-idempotency-key-header-07, 2.1, has it in quotes; many clients have not.
+    """
+    text = header.strip(" \t")
+    quoted = _QUOTED_KEY.fullmatch(text)
+    if quoted is not None:
+        text = re.sub(r"\\(.)", r"\1", quoted[1])
+    if (quoted or _BARE_KEY.fullmatch(text)) and MIN_KEY_LENGTH <= len(text) <= MAX_KEY_LENGTH:
+        return text
+    allowed = (
+        f"give one of {MIN_KEY_LENGTH} to {MAX_KEY_LENGTH} printable ASCII characters, in double"
+        " quotes if it has blanks, commas or quotes in it"
+    )
+    shown = _shown(header.encode("latin-1", "replace"))
+    faults.append(Fault("bad-idempotency-key", "Idempotency-Key", shown, allowed))
+    return None
+
+
+@lru_cache(1024)
+def client_name(header: str) -> str:
+    """What a client calls itself, fit for the journal and for a terminal.
+
+    :param header: a WSGI string. Control characters are replaced, and what is not ASCII is
+        escaped: a database need not know any other character.
+    """
+    text = header.encode("latin-1", "replace").decode("utf-8", "replace")
+    shown = "".join(character if character.isprintable() else "?" for character in text.strip())
+    return shown.encode("ascii", "backslashreplace").decode("ascii")[:MAX_CLIENT_LENGTH]
 
 
 def is_nonce(text: str) -> bool:

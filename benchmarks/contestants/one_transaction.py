@@ -23,7 +23,7 @@ class OneTransaction:
         schema.require(self.store)
         self.store.disconnect()
 
-    def allocate(self, mode: str, count: int, facts: dict[str, object] | None = None) -> int:
+    def allocate(self, mode: str, count: int, facts: object = None, entry: object = None) -> int:
         """The first of `count` IDs."""
         deadline = time.monotonic() + self.timeout
         outcome: Any = self.store.advance({mode: count}, {}, deadline=deadline)[mode]

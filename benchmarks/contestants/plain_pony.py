@@ -49,7 +49,7 @@ def _bind() -> None:
 class PlainPony:
     """An allocator that is the route's own transaction."""
 
-    def allocate(self, mode: str, count: int, facts: dict[str, object] | None = None) -> int:
+    def allocate(self, mode: str, count: int, facts: object = None, entry: object = None) -> int:
         """The first of `count` IDs."""
         return int(self._bump(mode, count))
 

@@ -115,7 +115,7 @@ def operator(tmp_path: Path) -> Iterator[Operator]:
 
 def test_the_five_steps_and_the_way_back(operator: Operator) -> None:
     """The commands of the page move a site to this service and back; no ID comes twice."""
-    *forth, serve, back = page_commands()
+    *forth, serve, step_back, back = page_commands()
     assert serve == "uwsgi --http-socket :8051 --master -p 1 --module pacifica.uniqueid.wsgi"
     # What an interrupted run has left is undone by the page's own words.
     operator.pip(back)
@@ -134,8 +134,10 @@ def test_the_five_steps_and_the_way_back(operator: Operator) -> None:
     operator.serve(serve)
     operator.serve(OLD_START)
 
+    operator.run(step_back)
     operator.pip(back)
     assert not operator.is_new()
+    operator.run("pacifica-uniqueid-cmd dbsync")
     operator.serve(OLD_START)
     operator.serve(serve)
     assert operator.expected == 1 + 5 * 8

@@ -35,11 +35,19 @@ def rows(direct: Direct) -> set[tuple[str, int]]:
 def test_an_empty_database_is_brought_to_the_current_version(bare: Direct) -> None:
     """Looking changes nothing, syncing can be repeated."""
     for _ in range(2):
-        assert schema.pending(bare.store) == ["create the counters", "record version 1.0"]
+        assert schema.pending(bare.store) == [
+            "create the counters",
+            "create the journal",
+            "record version 1.1",
+        ]
     with pytest.raises(SchemaError, match=r"no tables yet; run 'pacifica-uniqueid-cmd dbsync'"):
         schema.require(bare.store)
-    assert schema.sync(bare.store) == ["create the counters", "record version 1.0"]
-    assert rows(bare) == {("major", 1), ("minor", 0)}
+    assert schema.sync(bare.store) == [
+        "create the counters",
+        "create the journal",
+        "record version 1.1",
+    ]
+    assert rows(bare) == {("major", 1), ("minor", 1)}
     assert schema.pending(bare.store) == schema.sync(bare.store) == []
     schema.check(bare.store, equal=True)
     assert bare.first("file") == 1
@@ -51,7 +59,7 @@ def test_a_database_of_0_2_1_keeps_its_values(bare: Direct) -> None:
     with pytest.raises(SchemaError, match=r"version 0\.0.*; run 'pacifica-uniqueid-cmd dbsync'"):
         schema.require(bare.store)
     schema.sync(bare.store)
-    assert rows(bare) == {("major", 1), ("minor", 0)}
+    assert rows(bare) == {("major", 1), ("minor", 1)}
     assert bare.store.counters() == {"file": 2147483640}
     assert bare.first("file", 100) == 2147483640
     assert bare.first("file", 1) == 2147483740
@@ -69,8 +77,34 @@ def test_a_32_bit_column_under_version_1_0_is_widened_too(bare: Direct) -> None:
     )
     with pytest.raises(SchemaError, match="32-bit"):
         schema.require(bare.store)
-    assert schema.sync(bare.store) == ["widen the counters to 64 bits"]
+    assert schema.sync(bare.store) == [
+        "widen the counters to 64 bits",
+        "create the journal",
+        "record version 1.1",
+    ]
     schema.check(bare.store, equal=True)
+
+
+def test_version_1_0_is_served_and_can_be_gone_back_to(bare: Direct) -> None:
+    """Only dbchk --equal minds; the way forth again finds the rows that were there."""
+    with pytest.raises(SchemaError, match="no tables yet"):
+        schema.step_back(bare.store)
+    schema.sync(bare.store)
+    run(
+        bare,
+        'INSERT INTO uniqueidjournal (caller, mode, "first", "last", "time", expires, client,'
+        " request_id) VALUES ('', 'file', 1, 10, 0, 0, '', '')",
+    )
+    assert schema.step_back(bare.store)
+    assert not schema.step_back(bare.store)
+    assert rows(bare) == {("major", 1), ("minor", 0)}
+    schema.require(bare.store)
+    with pytest.raises(SchemaError, match=r"version 1\.0; this release has version 1\.1"):
+        schema.check(bare.store, equal=True)
+    assert bare.first("file") == 1
+    assert schema.sync(bare.store) == ["create the journal", "record version 1.1"]
+    schema.check(bare.store, equal=True)
+    assert bare.store.journal.who_has("file", 7) is not None
 
 
 def test_a_newer_minor_version_is_served_and_left_alone(bare: Direct) -> None:
@@ -80,7 +114,7 @@ def test_a_newer_minor_version_is_served_and_left_alone(bare: Direct) -> None:
     schema.require(bare.store)
     assert schema.sync(bare.store) == []
     assert rows(bare) == {("major", 1), ("minor", 7)}
-    with pytest.raises(SchemaError, match=r"version 1\.7; this release has version 1\.0"):
+    with pytest.raises(SchemaError, match=r"version 1\.7; this release has version 1\.1"):
         schema.check(bare.store, equal=True)
 
 
@@ -89,9 +123,9 @@ def test_a_newer_major_version_is_refused_and_left_alone(bare: Direct) -> None:
     schema.sync(bare.store)
     run(bare, "UPDATE uniqueindexsystem SET value = 2 WHERE part = 'major'")
     for refuse in (schema.require, schema.check, schema.sync, schema.pending):
-        with pytest.raises(SchemaError, match=r"version 2\.0; .*install a newer release"):
+        with pytest.raises(SchemaError, match=r"version 2\.1; .*install a newer release"):
             refuse(bare.store)
-    assert rows(bare) == {("major", 2), ("minor", 0)}
+    assert rows(bare) == {("major", 2), ("minor", 1)}
 
 
 def test_several_processes_may_sync_at_once(bare: Direct) -> None:

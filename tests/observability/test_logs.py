@@ -38,7 +38,7 @@ def test_the_log_begins_with_everything_that_counts(tmp_path: Path) -> None:
     (start,) = [line for line in lines if line["message"] == "pacifica-uniqueid starts"]
     assert start["version"]
     assert start["database"] == f"sqlite:///{tmp_path}/db.sqlite3"
-    assert (start["schema"], start["max_range"]) == ("1.0", "500")
+    assert (start["schema"], start["max_range"]) == ("1.1", "500")
     (request,) = [line for line in lines if line.get("path") == "/getid"]
     assert (request["mode"], request["range"], request["start"]) == ("päth", 5, 1)
     assert (request["batch"], request["status"]) == (1, 200)
