@@ -22,10 +22,10 @@ def draw(table: list[dict[str, Any]], clients: int, file: Path) -> None:
     for place, row in enumerate(rows):
         rate = row["requests_per_second"]
         axes.barh(place, rate, color=_COLOURS.get(row["contestant"], _PEER))
-        bad = f"{row['duplicates']} IDs twice" if row["duplicates"] else "0 twice"
         errors = f", {row['errors']} errors" if row["errors"] else ""
-        axes.text(rate, place, f"  {rate:,}   {bad}{errors}", va="center", fontsize=8)
         low, high = min(row["rates"]), max(row["rates"])
+        text = f"  {rate:,}   IDs twice: {row['duplicates']}{errors}"
+        axes.text(high, place, text, va="center", fontsize=8)
         axes.plot([low, high], [place, place], color="black", linewidth=1)
     labels = [
         row["contestant"] + ("" if row["database"] in ("none", "Redis") else f", {row['database']}")
