@@ -228,7 +228,9 @@ def matrix() -> dict[str, Values]:
     cases["everything, mysql"] = everything(MYSQL)
     cases["everything, pg"] = everything(POSTGRESQL)
     cases["everything, fences"] = merge(
-        everything(POSTGRESQL), FENCES, {"autoscaling": {"enabled": False}, "strategy": {"type": ""}}
+        everything(POSTGRESQL),
+        FENCES,
+        {"autoscaling": {"enabled": False}, "strategy": {"type": ""}},
     )
     return cases
 

@@ -187,7 +187,8 @@ def test_one_fence_becomes_several_and_their_claims_stay(user: User, tmp_path: P
     user.run("kubectl", "delete", "pod", "uniqueid-1")
     assert sorted(pod["metadata"]["name"] for pod in user.cluster.of("Pod")) == names
     for pod in user.cluster.of("Pod"):
-        (claim,) = [v["persistentVolumeClaim"] for v in pod["spec"]["volumes"] if "emptyDir" not in v]
+        (volume,) = [volume for volume in pod["spec"]["volumes"] if volume["name"] == "fence"]
+        claim = volume["persistentVolumeClaim"]
         assert claim == {"claimName": f"fence-{pod['metadata']['name']}"}
     for command in (("rollout", "status"), ("scale", "--replicas=0")):
         answer = user.run("kubectl", command[0], *command[1:], "statefulset/uniqueid")
@@ -349,8 +350,8 @@ def test_every_documented_value_exists() -> None:
             r"--set(?:-string)? (\S+)", text
         ):
             path = re.match(r"'?([A-Za-z]\w*(?:\.\w+)+)(?:\[0\]\S*)?(?:=|$|')", words)
-            # metrics.py is a file.
-            file = re.search(r"/|\.(py|md|ya?ml|json|ini|cfg|tpl)$", words)
+            # metrics.py and fence.json.lock are files.
+            file = re.search(r"/|\.(py|md|ya?ml|json|ini|cfg|tpl|lock)$", words)
             if path and not file and path[1].split(".")[0] in values:
                 named.add(path[1])
     assert len(named) > 60
