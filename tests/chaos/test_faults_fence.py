@@ -194,6 +194,43 @@ def test_the_fence_is_lost_or_truncated(fence: Path, new_url: NewURL) -> None:
         assert metric(service, "uniqueid_counter_regressions_total") == 0
 
 
+def test_each_of_several_services_knows_its_own_ids_alone(
+    tmp_path: Path, new_url: NewURL, request: pytest.FixtureRequest
+) -> None:
+    """A new one waits until its fence is adopted, while the first serves. After a restore the one
+    that is up first repeats what the other handed out, and with both up nothing comes twice."""
+    url = new_url("postgresql")
+    services = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        services.append(servers.Service(url, **settings(tmp_path / name / "fence.json")))
+    one, other = services
+    with servers.running(one), contextlib.ExitStack() as stack:
+        assert one.allocate("file", 10) == (1, 10)
+        stack.enter_context(servers.running(other))
+
+        def waits() -> bool:
+            status, document = other.get("/readyz")
+            assert status == 503
+            return "fence --adopt" in document["checks"]["fence"]
+
+        servers.wait_until(waits, "the other missing its fence")
+        assert one.get("/readyz")[0] == 200
+        other.cmd("fence", "--adopt")
+        servers.wait_until(lambda: other.get("/readyz")[0] == 200, "the other being ready")
+        restore = backup("postgresql", url, request)
+        assert other.allocate("file", 10) == (11, 20)
+        for service in services:
+            end(service, cleanly=True)
+        restore()
+        one.start()
+        assert one.allocate("file", 5) == (11, 15), "it cannot know"
+        other.start()
+        servers.wait_until(lambda: other.get("/readyz")[0] == 200, "the other being ready")
+        assert other.allocate("file", 5) == (21, 25)
+        assert one.allocate("file", 5) == (26, 30)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of one megabyte."""

@@ -202,6 +202,7 @@ NETWORK_ONLY: dict[str, Values] = {
 
 
 FENCE: Values = {"fence": {"enabled": True}}
+FENCES: Values = {"fence": {"enabled": True}, "replicas": 3}
 
 
 def everything(database: Values) -> Values:
@@ -220,11 +221,17 @@ def matrix() -> dict[str, Values]:
     cases |= SQLITE_ONLY
     for database, values in (("url", URL), ("mysql", MYSQL), ("pg", POSTGRESQL)):
         cases |= {f"{database}, {name}": merge(values, v) for name, v in NETWORK_ONLY.items()}
+        cases[f"{database}, fences"] = merge(values, FENCES)
     cases["mysql, fence"] = merge(MYSQL, FENCE)
     cases["own claim of the fence"] = {"fence": {"enabled": True, "existingClaim": "mine"}}
     cases["everything"] = everything({})
     cases["everything, mysql"] = everything(MYSQL)
     cases["everything, pg"] = everything(POSTGRESQL)
+    cases["everything, fences"] = merge(
+        everything(POSTGRESQL),
+        FENCES,
+        {"autoscaling": {"enabled": False}, "strategy": {"type": ""}},
+    )
     return cases
 
 
@@ -259,13 +266,22 @@ REFUSED: dict[str, tuple[Values, tuple[str, ...]]] = {
         },
         ("ReadWriteOncePod", "for ever", "Set strategy.type to Recreate"),
     ),
-    "fence of several": (
-        merge(MYSQL, FENCE, {"replicas": 2}),
-        ("fence.enabled is true with more than one pod", "Set replicas to 1"),
-    ),
+    "fences of SQLite": (FENCES, ("replicas is 3", "SQLite", "set replicas to 1")),
     "fence of an autoscaler": (
         merge(MYSQL, FENCE, {"autoscaling": {"enabled": True}}),
-        ("fence.enabled is true with more than one pod", "autoscaling.enabled to false"),
+        ("fence.enabled and autoscaling.enabled are both true", "autoscaling.enabled to false"),
+    ),
+    "fences of an autoscaler": (
+        merge(MYSQL, FENCES, {"autoscaling": {"enabled": True}}),
+        ("fence.enabled and autoscaling.enabled are both true", "autoscaling.enabled to false"),
+    ),
+    "one claim for several fences": (
+        merge(MYSQL, FENCES, {"fence": {"existingClaim": "mine"}}),
+        ("fence.existingClaim is mine and replicas is 3", "Remove fence.existingClaim"),
+    ),
+    "fences, recreated": (
+        merge(MYSQL, FENCES, {"strategy": {"type": "Recreate"}}),
+        ("replicas is 3 and strategy.type is Recreate", "Set strategy.type to RollingUpdate"),
     ),
     "rolling update with a fence": (
         merge(MYSQL, FENCE, {"strategy": {"type": "RollingUpdate"}}),

@@ -2,7 +2,8 @@
 
 No Kubernetes is at hand where the tests run. This one stores objects, tells of them (get, list,
 watch), merges patches, and holds what is sent to it against the schemas of the newest Kubernetes,
-strictly. It plays the controllers: a Deployment has pods at once, a Job has run, a claim is bound.
+strictly. It plays the controllers: a Deployment has pods at once, a StatefulSet too, with a claim
+for each, a Job has run, a claim is bound.
 A pod or Job runs only if every Secret, ConfigMap, claim and service account that it names exists.
 """
 
@@ -41,6 +42,7 @@ KINDS = [
     ("", "v1", "services", "Service", True),
     ("apps", "v1", "deployments", "Deployment", True),
     ("apps", "v1", "replicasets", "ReplicaSet", True),
+    ("apps", "v1", "statefulsets", "StatefulSet", True),
     ("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler", True),
     ("batch", "v1", "jobs", "Job", True),
     ("networking.k8s.io", "v1", "ingresses", "Ingress", True),
@@ -58,11 +60,15 @@ CUSTOM = [
 _SHORT = {
     "persistentvolumeclaims": "pvc",
     "deployments": "deploy",
+    "statefulsets": "sts",
     "namespaces": "ns",
     "services": "svc",
     "pods": "po",
 }
 
+# What an update may change of a StatefulSet's specification.
+_STATEFUL = {"minReadySeconds", "ordinals", "persistentVolumeClaimRetentionPolicy", "replicas"}
+_STATEFUL |= {"revisionHistoryLimit", "template", "updateStrategy"}
 # What an update may not change: by kind, the path.
 _IMMUTABLE = {
     "Deployment": ("spec", "selector"),
@@ -215,7 +221,7 @@ class Cluster:
     """An API server on a port of 127.0.0.1.
 
     :param custom: which custom kinds it knows.
-    :param run: runs the container of a pod that is in no Deployment; exit status and output.
+    :param run: runs the container of a pod that is nobody's; exit status and output.
     """
 
     def __init__(
@@ -328,6 +334,12 @@ class Cluster:
                     if old.get(first, {}).get(second) != made.get(first, {}).get(second):
                         path = f"{first}.{second}"
                         raise Refused(422, "Invalid", f"{path}: field is immutable")
+                if kind == "StatefulSet":
+                    before, after = old["spec"], made["spec"]
+                    for field in (before.keys() | after.keys()) - _STATEFUL:
+                        if before.get(field) != after.get(field):
+                            path = f"spec.{field}"
+                            raise Refused(422, "Invalid", f"{path}: updates are forbidden")
             metadata["creationTimestamp"] = (
                 old["metadata"]["creationTimestamp"] if old else "2026-01-01T00:00:00Z"
             )
@@ -335,7 +347,7 @@ class Cluster:
                 data = made.setdefault("data", {})
                 for name, text in made.pop("stringData").items():
                     data[name] = base64.b64encode(text.encode()).decode()
-            if kind == "Deployment":
+            if kind in ("Deployment", "StatefulSet"):
                 made["spec"].setdefault("replicas", 1)
             if kind == "Service":
                 before = old["spec"] if old else {"clusterIP": "10.0.0.10"}
@@ -369,8 +381,12 @@ class Cluster:
                     self.objects.pop(other, None)
             owners = gone["metadata"].get("ownerReferences", [])
             if gone["kind"] == "Pod" and owners:
-                # Its ReplicaSet makes another one, unless it is gone or smaller itself.
-                self._fill(key[2], owners[0]["uid"])
+                # Its owner makes another one, unless it is gone or smaller itself.
+                stateful = ("apps", "statefulsets", key[2], owners[0]["name"])
+                if owners[0]["kind"] != "StatefulSet":
+                    self._fill(key[2], owners[0]["uid"])
+                elif stateful in self.objects:
+                    self._number(stateful, self.objects[stateful])
             return gone
 
     def _tell(self, event: str, key: tuple[str, str, str, str], found: Object) -> None:
@@ -408,6 +424,8 @@ class Cluster:
                 self._settle(key, {"succeeded": 1, "conditions": done})
         elif kind == "Deployment":
             self._roll(key, found)
+        elif kind == "StatefulSet":
+            self._number(key, found)
         elif kind == "Pod" and "status" not in found:
             self._start(key, found)
 
@@ -507,6 +525,47 @@ class Cluster:
                 ],
             },
         )
+
+    def _number(self, key: tuple[str, str, str, str], stateful: Object) -> None:
+        """The numbered pods of a StatefulSet's template, each on claims of its own, which stay."""
+        spec, metadata = stateful["spec"], stateful["metadata"]
+        replicas = spec.get("replicas", 1)
+        text = json.dumps(spec["template"], sort_keys=True)
+        revision = f"{key[3]}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+        owner = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": key[3]}
+        owner["uid"] = metadata["uid"]
+        for other, found in list(self.objects.items()):
+            owners = [one["uid"] for one in found["metadata"].get("ownerReferences", [])]
+            if other[1] == "pods" and owners == [metadata["uid"]]:
+                same = found["metadata"]["labels"]["controller-revision-hash"] == revision
+                if not same or int(other[3].rpartition("-")[2]) >= replicas:
+                    self.objects.pop(other)
+        up = 0
+        for number in range(replicas):
+            pod = copy.deepcopy(spec["template"])
+            name = f"{key[3]}-{number}"
+            pod["metadata"].setdefault("labels", {})["controller-revision-hash"] = revision
+            for template in spec.get("volumeClaimTemplates", []):
+                volume = template["metadata"]["name"]
+                claim = f"{volume}-{name}"
+                place = ("", "persistentvolumeclaims", key[2], claim)
+                if place not in self.objects:
+                    made = {**template, "apiVersion": "v1", "kind": "PersistentVolumeClaim"}
+                    self.write(place, made)
+                pod["spec"].setdefault("volumes", []).append(
+                    {"name": volume, "persistentVolumeClaim": {"claimName": claim}}
+                )
+            if not self._can_run(key[2], f"Pod {name}", pod["spec"]):
+                continue
+            up += 1
+            if ("", "pods", key[2], name) not in self.objects:
+                pod |= {"apiVersion": "v1", "kind": "Pod", "status": self._pod_status("Running")}
+                pod["metadata"]["ownerReferences"] = [owner]
+                self.write(("", "pods", key[2], name), pod)
+        status: Object = {"observedGeneration": metadata["generation"], "replicas": replicas}
+        for count in ("current", "updated", "ready", "available"):
+            status[f"{count}Replicas"] = up
+        self._settle(key, {**status, "currentRevision": revision, "updateRevision": revision})
 
     def _fill(self, namespace: str, uid: str) -> None:
         """Give a ReplicaSet as many pods as it wants."""

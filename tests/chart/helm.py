@@ -181,15 +181,15 @@ def one(manifests: list[Manifest], kind: str, name: str = "uniqueid") -> Manifes
 def pods(manifests: list[Manifest]) -> Iterator[Manifest]:
     """The specification of every pod, with its metadata."""
     for manifest in manifests:
-        if manifest["kind"] in ("Deployment", "Job"):
+        if manifest["kind"] in ("Deployment", "StatefulSet", "Job"):
             yield manifest["spec"]["template"]
         elif manifest["kind"] == "Pod":
             yield manifest
 
 
-def service_pod(manifests: list[Manifest]) -> Manifest:
+def service_pod(manifests: list[Manifest], kind: str = "Deployment") -> Manifest:
     """The pod of the service itself."""
-    spec: Manifest = one(manifests, "Deployment")["spec"]["template"]["spec"]
+    spec: Manifest = one(manifests, kind)["spec"]["template"]["spec"]
     return spec
 
 

@@ -283,6 +283,63 @@ def test_the_fence_is_on_a_volume_of_its_own(database: cases.Values) -> None:
     assert {"name": "fence", "persistentVolumeClaim": claimed} in pod["volumes"]
 
 
+def test_several_fences_are_on_a_volume_each(network: cases.Values) -> None:
+    """A StatefulSet in place of the Deployment, with the same pods: each on a claim of its own,
+    which stays when the release or the pod goes; one that is not ready keeps none from starting."""
+    manifests = helm.render(helm.merge(network, cases.FENCES))
+    assert not {"Deployment", "PersistentVolumeClaim"} & {m["kind"] for m in manifests}
+    spec = helm.one(manifests, "StatefulSet")["spec"]
+    assert spec["replicas"] == 3
+    assert spec["podManagementPolicy"] == "Parallel"
+    assert spec["updateStrategy"] == {"type": "RollingUpdate"}
+    retention = spec["persistentVolumeClaimRetentionPolicy"]
+    assert retention == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+    assert spec["serviceName"] == helm.one(manifests, "Service")["metadata"]["name"]
+    (claim,) = spec["volumeClaimTemplates"]
+    assert claim["metadata"]["name"] == "fence"
+    alone = helm.render(helm.merge(network, cases.FENCE))
+    assert claim["spec"] == helm.one(alone, "PersistentVolumeClaim", "uniqueid-fence")["spec"]
+    one = helm.one(alone, "Deployment")["spec"]["template"]
+    claimed = {"name": "fence", "persistentVolumeClaim": {"claimName": "uniqueid-fence"}}
+    one["spec"]["volumes"].remove(claimed)
+    assert spec["template"] == one
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_mount_has_its_volume(name: str) -> None:
+    """What a container mounts is a volume of its pod, or a claim that a StatefulSet makes."""
+    for manifest in helm.render(CASES[name]):
+        claims = manifest.get("spec", {}).get("volumeClaimTemplates", [])
+        for pod in helm.pods([manifest]):
+            volumes = [volume["name"] for volume in pod["spec"].get("volumes", [])]
+            volumes += [claim["metadata"]["name"] for claim in claims]
+            assert len(volumes) == len(set(volumes))
+            for container in helm.containers(pod["spec"]):
+                mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
+                assert mounted <= set(volumes)
+
+
+def test_the_labels_of_a_stateful_pod_fit() -> None:
+    """Kubernetes labels it with the StatefulSet's name, a hyphen and ten characters: at most 63."""
+    long = {"fullnameOverride": "x" * 51 + "-" + "y" * 40}
+    manifests = helm.render(helm.merge(cases.MYSQL, cases.FENCES, long))
+    (stateful,) = [m for m in manifests if m["kind"] == "StatefulSet"]
+    assert stateful["metadata"]["name"] == "x" * 51
+
+
+def test_the_notes_say_what_several_fences_need() -> None:
+    """They name the StatefulSet and a pod of it, and the command that adopts its fence."""
+    for values, kind in ((cases.MYSQL, "deployment"), (cases.FENCES, "statefulset")):
+        values = helm.merge(cases.MYSQL, values)
+        answer = helm.run(
+            4, "install", "uniqueid", str(helm.CHART), "--dry-run=client", values=values
+        )
+        notes = answer.stdout.partition("NOTES:")[2]
+        assert f"rollout status {kind}/uniqueid\n" in notes
+        adopt = "exec uniqueid-0 -c uniqueid -- pacifica-uniqueid-cmd fence --adopt"
+        assert (adopt in notes) == (kind == "statefulset")
+
+
 def test_what_kubernetes_cannot_change_never_changes(tmp_path: Path) -> None:
     """An upgrade can be applied: names, selectors and the claim are those of the first release."""
     copy = tmp_path / "uniqueid"
@@ -742,7 +799,7 @@ def test_the_service_selects_its_own_pods_only(name: str) -> None:
     (service,) = [m for m in manifests if m["kind"] == "Service"]
     selector = service["spec"]["selector"]
     for manifest in manifests:
-        if manifest["kind"] == "Deployment":
+        if manifest["kind"] in ("Deployment", "StatefulSet"):
             assert selected(selector, manifest["spec"]["template"]["metadata"]["labels"])
             assert manifest["spec"]["selector"]["matchLabels"] == selector
         elif manifest["kind"] == "Job":

@@ -154,6 +154,54 @@ def test_an_upgrade_to_another_version_of_the_chart_is_accepted(user: User, tmp_
         assert new["metadata"]["labels"] != old["metadata"]["labels"]
 
 
+def test_one_fence_becomes_several_and_their_claims_stay(user: User, tmp_path: Path) -> None:
+    """More replicas change the kind; a later chart, other labels, other numbers of pods, a deleted
+    pod, an uninstall and the way back to one lose no claim and make none anew."""
+    user.secret("counters", password="x")
+    fence = helm.merge(cases.MYSQL, cases.FENCE)
+    user.install(values=fence)
+    assert user.cluster.get("StatefulSet", "uniqueid") is None
+    copy = tmp_path / "uniqueid"
+    subprocess.run(["cp", "-r", helm.CHART, copy], check=True)
+    chart = (copy / "Chart.yaml").read_text()
+    (copy / "Chart.yaml").write_text(chart.replace("version: 1.0.0", "version: 0.9.0"))
+    user.install("upgrade", helm.merge(fence, {"replicas": 2}), copy)
+    assert user.cluster.get("Deployment", "uniqueid") is None
+    first = user.cluster.get("StatefulSet", "uniqueid")
+    user.cluster.history.clear()
+    labels = {"commonLabels": {"team": "science"}, "commonAnnotations": {"contact": "ops"}}
+    user.install("upgrade", helm.merge(fence, {"replicas": 3}, labels))
+    assert user.cluster.history.count("update StatefulSet uniqueid") == 1
+    now = user.cluster.get("StatefulSet", "uniqueid")
+    assert first is not None
+    assert now is not None
+    assert now["metadata"]["labels"] != first["metadata"]["labels"]
+
+    def claims() -> dict[str, str]:
+        found = user.cluster.of("PersistentVolumeClaim")
+        return {claim["metadata"]["name"]: claim["metadata"]["uid"] for claim in found}
+
+    names = [f"uniqueid-{number}" for number in range(3)]
+    kept = claims()
+    assert set(kept) == {"uniqueid-fence", *(f"fence-{name}" for name in names)}
+    user.run("kubectl", "delete", "pod", "uniqueid-1")
+    assert sorted(pod["metadata"]["name"] for pod in user.cluster.of("Pod")) == names
+    for pod in user.cluster.of("Pod"):
+        (volume,) = [volume for volume in pod["spec"]["volumes"] if volume["name"] == "fence"]
+        claim = volume["persistentVolumeClaim"]
+        assert claim == {"claimName": f"fence-{pod['metadata']['name']}"}
+    for command in (("rollout", "status"), ("scale", "--replicas=0")):
+        answer = user.run("kubectl", command[0], *command[1:], "statefulset/uniqueid")
+        assert answer.returncode == 0, answer.stderr
+    assert user.cluster.of("Pod") == []
+    user.helm("uninstall", "uniqueid", "--wait")
+    assert claims() == kept
+    for replicas in (3, 1):
+        verb = "install" if replicas == 3 else "upgrade"
+        user.install(verb, helm.merge(fence, {"replicas": replicas}))
+        assert claims() == kept
+
+
 def test_everything_at_once_is_accepted(user: User) -> None:
     """With every feature on, the API server accepts all of it, custom resources included."""
     for name in ("counters", "ids", "ca", "more"):
@@ -302,8 +350,8 @@ def test_every_documented_value_exists() -> None:
             r"--set(?:-string)? (\S+)", text
         ):
             path = re.match(r"'?([A-Za-z]\w*(?:\.\w+)+)(?:\[0\]\S*)?(?:=|$|')", words)
-            # metrics.py is a file.
-            file = re.search(r"/|\.(py|md|ya?ml|json|ini|cfg|tpl)$", words)
+            # metrics.py and fence.json.lock are files.
+            file = re.search(r"/|\.(py|md|ya?ml|json|ini|cfg|tpl|lock)$", words)
             if path and not file and path[1].split(".")[0] in values:
                 named.add(path[1])
     assert len(named) > 60

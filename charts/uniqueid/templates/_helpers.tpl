@@ -93,9 +93,23 @@ sqlite
 {{- end -}}
 {{- end -}}
 
+{{/* Whether there are several pods with a fence each: a StatefulSet gives each a claim of its own */}}
+{{- define "uniqueid.stateful" -}}
+{{- if and .Values.fence.enabled (gt (int .Values.replicas) 1) -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/* One less than the others may have: its pods' label has it with a hash of ten and a hyphen */}}
+{{- define "uniqueid.statefulName" -}}
+{{- include "uniqueid.fullname" . | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+
 {{- define "uniqueid.strategyType" -}}
 {{- if .Values.strategy.type -}}
 {{- .Values.strategy.type -}}
+{{- else if include "uniqueid.stateful" . -}}
+RollingUpdate
 {{- else if or .Values.fence.enabled (eq (include "uniqueid.databaseMode" .) "sqlite") -}}
 Recreate
 {{- else -}}
@@ -288,7 +302,8 @@ volumeMounts:
   persistentVolumeClaim:
     claimName: {{ include "uniqueid.claim" .root }}
 {{- end }}
-{{- if .fence }}
+{{- /* Each pod's own, where there are several, is the StatefulSet's. */ -}}
+{{- if and .fence (not (include "uniqueid.stateful" .root)) }}
 - name: fence
   persistentVolumeClaim:
     claimName: {{ .root.Values.fence.existingClaim | default (printf "%s-fence" (include "uniqueid.fullname" .root)) }}
@@ -306,6 +321,18 @@ volumeMounts:
 {{- with .root.Values.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
+{{- end -}}
+
+{{/* What is asked of a claim of a fence */}}
+{{- define "uniqueid.fenceClaim" -}}
+accessModes:
+  - ReadWriteOnce
+{{- with .Values.fence.storageClass }}
+storageClassName: {{ ternary "" . (eq . "-") | quote }}
+{{- end }}
+resources:
+  requests:
+    storage: {{ .Values.fence.size }}
 {{- end -}}
 
 {{/* What all pods have in common */}}

@@ -36,10 +36,17 @@
   {{- end -}}
 {{- end -}}
 {{- if $values.fence.enabled -}}
-  {{- if or (gt (int $values.replicas) 1) $values.autoscaling.enabled -}}
-  {{- fail "fence.enabled is true with more than one pod: a fence knows what its own pod handed out, and several would not protect each other. Set replicas to 1 and autoscaling.enabled to false, or fence.enabled to false" -}}
+  {{- if $values.autoscaling.enabled -}}
+  {{- fail "fence.enabled and autoscaling.enabled are both true: the fence of a pod that is new has to be adopted by hand, and an autoscaler would not wait. Set autoscaling.enabled to false and replicas to a number, or fence.enabled to false" -}}
   {{- end -}}
-  {{- if eq (include "uniqueid.strategyType" .) "RollingUpdate" -}}
+  {{- if include "uniqueid.stateful" . -}}
+    {{- with $values.fence.existingClaim -}}
+    {{- fail (printf "fence.existingClaim is %s and replicas is %d: each pod needs a claim of its own, which the StatefulSet makes. Remove fence.existingClaim, or set replicas to 1" . (int $values.replicas)) -}}
+    {{- end -}}
+    {{- if eq (include "uniqueid.strategyType" .) "Recreate" -}}
+    {{- fail (printf "fence.enabled is true, replicas is %d and strategy.type is Recreate, which a StatefulSet does not have: it ends each pod before its successor starts, one at a time. Set strategy.type to RollingUpdate or leave it empty" (int $values.replicas)) -}}
+    {{- end -}}
+  {{- else if eq (include "uniqueid.strategyType" .) "RollingUpdate" -}}
   {{- fail "fence.enabled is true and strategy.type is RollingUpdate: the new pod would wait for the old one's fence for ever. Set strategy.type to Recreate or leave it empty" -}}
   {{- end -}}
 {{- end -}}
