@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -75,9 +76,20 @@ def test_without_a_choice_nothing_is_chosen(setting: str, monkeypatch: pytest.Mo
 
 
 PROGRAM = """
+import json
 import sys
-from uniqueid.placement import Placement
-placed = Placement(sys.argv[1], look_again=0.2)
+import time
+from pathlib import Path
+from uniqueid import placement
+
+def read_times():
+    # As busy as the file says, for as long as there has been time.
+    busy = json.loads(Path(sys.argv[1]).read_text())
+    now = time.monotonic()
+    return {int(cpu): (now * share, now) for cpu, share in busy.items()}
+
+placement.read_times = read_times
+placed = placement.Placement("auto", look_again=0.1)
 placed.settle()
 while True:
     print(placed.cpu, flush=True)
@@ -86,22 +98,32 @@ while True:
 
 
 class Placed:
-    """A process that keeps to a CPU."""
+    """A process that keeps to a CPU, on a machine that is as busy as the test says."""
 
-    def __init__(self, setting: str) -> None:
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.cpus = sorted(os.sched_getaffinity(0))
+        self.busy(None)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, setting],
+            [sys.executable, "-c", PROGRAM, str(file)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         self.first = self.read()
 
-    def read(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+    def busy(self, cpu: int | None) -> None:
+        """Let one CPU be used by others all the time, and no other at all."""
+        text = json.dumps({each: 1.0 if each == cpu else 0.0 for each in self.cpus})
+        # At once, since it may be read at any time.
+        self.file.with_suffix(".new").write_text(text)
+        self.file.with_suffix(".new").replace(self.file)
 
-    def ask(self) -> str:
+    def read(self) -> int:
+        assert self.process.stdout is not None
+        return int(self.process.stdout.readline())
+
+    def ask(self) -> int:
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -109,30 +131,23 @@ class Placed:
 
 
 @pytest.fixture
-def placed() -> Iterator[Placed]:
-    placed = Placed("auto")
+def placed(tmp_path: Path) -> Iterator[Placed]:
+    placed = Placed(tmp_path / "busy.json")
     yield placed
     placed.process.kill()
     placed.process.communicate()
 
 
-def test_it_leaves_a_cpu_that_somebody_else_needs(placed: Placed) -> None:
-    """A program that is bound to the same CPU and never rests drives it away, if it can move."""
-    mine = os.sched_getaffinity(0)
-    assert int(placed.first) in mine
-    hog = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"import os\nos.sched_setaffinity(0, {{{placed.first}}})\nwhile 1: 0",
-        ]
-    )
-    try:
-        if len(mine) > 1:
-            wait_until(lambda: placed.ask() != placed.first, "the move")
-            assert os.sched_getaffinity(placed.process.pid) == {int(placed.ask())}
-        else:
-            assert placed.ask() == placed.first
-    finally:
-        hog.kill()
-        hog.wait()
+def test_it_leaves_a_cpu_that_others_need(placed: Placed) -> None:
+    """With all its threads, and back when the other one is needed; where there is another one."""
+    assert placed.first in placed.cpus
+    before = placed.first
+    for _ in range(2):
+        placed.busy(before)
+        if len(placed.cpus) > 1:
+            wait_until(lambda before=before: placed.ask() != before, "the move")
+        now = placed.ask()
+        tasks = os.listdir(f"/proc/{placed.process.pid}/task")
+        assert len(tasks) == min(2, len(placed.cpus))
+        assert all(os.sched_getaffinity(int(task)) == {now} for task in tasks)
+        before = now
