@@ -78,10 +78,12 @@ def build(configuration: Configuration | None = None, *, threads: int = 64) -> S
     metrics = Metrics(configuration.database.kind)
     store = make_store(configuration, on_retry=metrics.retried)
     store.connect(settings.connect_attempts, settings.connect_wait)
-    version = "{}.{}".format(*(schema.require(store).version or (0, 0)))
-    if settings.journal == "on":
-        store.need_journal()
-    store.disconnect()
+    try:
+        version = "{}.{}".format(*(schema.require(store).version or (0, 0)))
+        if settings.journal == "on":
+            store.need_journal()
+    finally:
+        store.disconnect()
     troubles = Troubles()
     fence = make_fence(configuration, store, metrics)
     allocator = Allocator(
