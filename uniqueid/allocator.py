@@ -408,8 +408,8 @@ class Allocator:
         :raises Overloaded: when this caller is one too many.
         """
         if self._crowd is None or self._timeout <= _CROWD_PATIENCE:
-            return self._wait(ticket, self._timeout)
-        if self._wait(ticket, _CROWD_PATIENCE):
+            return self._wait(ticket, ticket.deadline)
+        if self._wait(ticket, ticket.deadline - self._timeout + _CROWD_PATIENCE):
             return True
         # One by one, so that no more leave than have to.
         with self._crowd_lock:
@@ -417,23 +417,19 @@ class Allocator:
                 ticket.abandoned = True
                 self._callers.discard(ticket)
                 raise Overloaded(self._crowd)
-        return self._wait(ticket, self._timeout - _CROWD_PATIENCE)
+        return self._wait(ticket, ticket.deadline)
 
-    def _wait(self, ticket: _Ticket, seconds: float) -> bool:
-        """Wait for the answer; whether it came."""
-        deadline = 0.0
+    def _wait(self, ticket: _Ticket, until: float) -> bool:
+        """Wait for the answer, up to a time of the clock; whether it came."""
         while True:
             gate = ticket.gate
             assert gate is not None
-            if not gate.acquire(timeout=max(0, seconds)):
+            if not gate.acquire(timeout=max(0, until - self._clock())):
                 return ticket.answered
             gate.release()
             if ticket.answered:
                 return True
             # It was moved to another group.
-            now = self._clock()
-            deadline = deadline or now + seconds
-            seconds = deadline - now
 
     def _slow(self, now: float) -> bool:
         """Whether those who wait have done so for a second."""
