@@ -270,7 +270,6 @@ class Allocator:
         self._crowd_lock = threading.Lock()
         self._prune = prune
         self._prune_at = clock() + random.uniform(0, _PRUNE_EVERY)
-        self._with_entries = False
         self._keys: dict[tuple[str, str], int] = {}
         self._keys_lock = threading.Lock()
         self._observer = observer or _Silent()
@@ -329,10 +328,8 @@ class Allocator:
         :raises Overloaded, Unavailable, Closing: not now. After the second the IDs may have been
             taken from the counter; nobody will get them.
         """
-        if entry is not None:
-            self._with_entries = True
-            if entry.identity is not None:
-                return self._allocate_once(mode, count, facts, entry, entry.identity)
+        if entry is not None and entry.identity is not None:
+            return self._allocate_once(mode, count, facts, entry, entry.identity)
         return self._allocate(mode, count, facts, entry)
 
     def _allocate_once(
@@ -494,15 +491,13 @@ class Allocator:
             self._fail_queued(self._no_answer())
         return self._no_answer()
 
-    def _fail_queued(self, error: Exception) -> int:
+    def _fail_queued(self, error: Exception) -> None:
         with self._arrived:
             groups, self._groups = self._groups, deque()
             self._queued = 0
-        failed = 0
         for group in groups:
-            failed += group.fail(error)
+            group.fail(error)
             group.let_go()
-        return failed
 
     # -- the committer ------------------------------------------------------------------------
 
@@ -633,18 +628,18 @@ class Allocator:
                 mode: sum([ticket.count for ticket in asked]) for mode, asked in waiting.items()
             }
             started = self._clock()
-            if self._with_entries:
-                try:
-                    outcomes = self._advance_recorded(totals, tickets, deadline)
-                except JournalMissing as error:
-                    rest = self._without_entries(tickets, error)
-                    pending = [rest, *pending] if rest else pending
-                    self._answer_group(ticket for batch in pending for ticket in batch)
-                    continue
-            else:
+            entries = [ticket.entry for ticket in tickets if ticket.entry is not None]
+            # Without any, the store is called as if it had never heard of them.
+            recorded: dict[str, Any] = {"entries": entries} if entries else {}
+            try:
                 outcomes = self._store.advance(
-                    totals, self._floors, repair=self._repair, deadline=deadline
+                    totals, self._floors, repair=self._repair, deadline=deadline, **recorded
                 )
+            except JournalMissing as error:
+                rest = self._without_entries(tickets, error)
+                pending = [rest, *pending] if rest else pending
+                self._answer_group(ticket for batch in pending for ticket in batch)
+                continue
             self._batch = len(tickets)
             seconds = self._clock() - started
             self._tell_up()
@@ -656,17 +651,6 @@ class Allocator:
                 log.debug(Event("committed", batch=self._batch, duration=seconds, **_facts(totals)))
             if went_back:
                 self._look_at_all()
-
-    def _advance_recorded(
-        self, totals: Mapping[str, int], tickets: list[_Ticket], deadline: float
-    ) -> Mapping[str, Advanced | UniqueIDError]:
-        """The same with the entries of those requests that have one."""
-        entries = [ticket.entry for ticket in tickets if ticket.entry is not None]
-        if not entries:
-            return self._store.advance(totals, self._floors, repair=self._repair, deadline=deadline)
-        return self._store.advance(
-            totals, self._floors, repair=self._repair, deadline=deadline, entries=entries
-        )
 
     @staticmethod
     def _without_entries(tickets: list[_Ticket], error: JournalMissing) -> list[_Ticket]:
@@ -690,7 +674,7 @@ class Allocator:
         for mode, outcome in outcomes.items():
             tickets = waiting[mode]
             if isinstance(outcome, CounterExhausted):
-                if self._with_entries and len(tickets) > 1:
+                if len(tickets) > 1 and any(ticket.entry is not None for ticket in tickets):
                     # Whose key had its range before needs no IDs, and is met all the same.
                     one_by_one += [[ticket] for ticket in tickets]
                 else:
