@@ -53,14 +53,11 @@ class Arrival:
         Looks are counted, not seconds: a process that was stopped for a while cuts nobody off.
         """
         seen: dict[int, int] = {}
-        for name in os.listdir(_DESCRIPTORS):
-            with suppress(OSError):
-                status = os.stat(f"{_DESCRIPTORS}/{name}")
-                if stat.S_ISSOCK(status.st_mode):
-                    rounds = self._rounds.get(status.st_ino, 0) + 1
-                    seen[status.st_ino] = rounds
-                    if rounds > PATIENCE:
-                        self._shut(int(name), status.st_ino)
+        for descriptor, inode in _sockets():
+            rounds = seen[inode] = self._rounds.get(inode, 0) + 1
+            if rounds > PATIENCE:
+                with suppress(OSError):
+                    self._shut(descriptor, inode)
         self._rounds = seen
 
     def _shut(self, descriptor: int, inode: int) -> None:
@@ -68,8 +65,7 @@ class Arrival:
         with socket.socket(fileno=os.dup(descriptor)) as connection:
             if (
                 os.fstat(connection.fileno()).st_ino == inode
-                and connection.family in (socket.AF_INET, socket.AF_INET6)
-                and connection.getsockname()[1] in self._ports
+                and _is_at(connection, self._ports)
                 and not connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
             ):
                 connection.shutdown(socket.SHUT_RD)
@@ -81,28 +77,27 @@ def hold_many(ports: Iterable[int]) -> None:
     What comes beyond them is not refused, but tried again by its client's kernel after a second.
     uWSGI's own option does not start where the kernel allows less; listen(2) takes what there is.
     """
-    for listening in _listening(frozenset(ports)):
-        with listening:
-            listening.listen(_BACKLOG)
-
-
-def _listening(ports: Collection[int]) -> Iterator[socket.socket]:
-    """Copies of the sockets that listen at these ports."""
     if not os.path.isdir(_DESCRIPTORS):
         return
+    wanted = frozenset(ports)
+    for descriptor, _inode in _sockets():
+        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as found:
+            if _is_at(found, wanted) and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                found.listen(_BACKLOG)
+
+
+def _sockets() -> Iterator[tuple[int, int]]:
+    """The descriptor and the inode of each socket of this process."""
     for name in os.listdir(_DESCRIPTORS):
         with suppress(OSError):
-            if not stat.S_ISSOCK(os.stat(f"{_DESCRIPTORS}/{name}").st_mode):
-                continue
-            found = socket.socket(fileno=os.dup(int(name)))
-            if (
-                found.family in (socket.AF_INET, socket.AF_INET6)
-                and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-                and found.getsockname()[1] in ports
-            ):
-                yield found
-            else:
-                found.close()
+            status = os.stat(f"{_DESCRIPTORS}/{name}")
+            if stat.S_ISSOCK(status.st_mode):
+                yield int(name), status.st_ino
+
+
+def _is_at(found: socket.socket, ports: Collection[int]) -> bool:
+    """Whether this end of a socket is at one of these TCP ports."""
+    return found.family in (socket.AF_INET, socket.AF_INET6) and found.getsockname()[1] in ports
 
 
 def ports(addresses: object) -> list[int]:
