@@ -27,20 +27,7 @@ from functools import partial
 from pathlib import Path
 
 import raw
-from peers import (
-    Ceiling,
-    Flickr,
-    Nextval,
-    OneTransaction,
-    Ours,
-    PlainPony,
-    Redis,
-    RedisIncrBy,
-    SameFront,
-    Upstream,
-    place,
-    servers,
-)
+from peers import Ours, Redis, SameFront, Upstream, place, servers
 
 HERE = Path(__file__).resolve().parent
 TARGET = "/getid?range=1&mode=file"
@@ -55,7 +42,7 @@ NEXTVAL = "PostgreSQL's nextval"
 REDIS = "Redis INCRBY"
 
 
-Server = Ours | SameFront | Upstream
+Server = servers.Service | Upstream
 
 
 @dataclass
@@ -152,12 +139,14 @@ def prove(contestant: Contestant, clients: int, seconds: int, load: Iterable[int
     contestant.answers = len(ranges)
 
 
-def measure(contestant: Contestant, clients: int, seconds: int, load: Iterable[int]) -> None:
-    """One round of load."""
+def measure(
+    contestant: Contestant, clients: int, seconds: int, load: Iterable[int], *more: str
+) -> None:
+    """One round of load; what is more goes to wrk."""
     server = contestant.server
     assert server.process is not None
     before = cpu_seconds(server.process.pid)
-    text = wrk(server.url + TARGET, clients, seconds, load)
+    text = wrk(server.url + TARGET, clients, seconds, load, *more)
     used = cpu_seconds(server.process.pid) - before
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
     requests = re.search(r"(\d+) requests in", text)
@@ -216,10 +205,14 @@ def contestants(stack: ExitStack, cpu: int | None, only: set[str]) -> list[Conte
 
     databases = {"SQLite": sqlite, "MariaDB": maria, "PostgreSQL": postgres}
     wanted: list[tuple[str, str, Callable[[], Server]]] = [
-        (CEILING, "none", lambda: Ceiling(sqlite(), cpu)),
-        (FLICKR, "MariaDB", lambda: Flickr(maria(), cpu)),
-        (NEXTVAL, "PostgreSQL", lambda: Nextval(postgres(), cpu)),
-        (REDIS, "Redis", lambda: RedisIncrBy(sqlite(), cpu, REDIS_PORT=str(redis.port))),
+        (CEILING, "none", lambda: SameFront("ceiling", sqlite(), cpu)),
+        (FLICKR, "MariaDB", lambda: SameFront("flickr", maria(), cpu)),
+        (NEXTVAL, "PostgreSQL", lambda: SameFront("nextval", postgres(), cpu)),
+        (
+            REDIS,
+            "Redis",
+            lambda: SameFront("redis_incrby", sqlite(), cpu, REDIS_PORT=str(redis.port)),
+        ),
         (UPSTREAM, "SQLite", lambda: Upstream(sqlite().replace("sqlite", "sqliteext", 1))),
         (UPSTREAM, "MariaDB", lambda: Upstream(plain_maria())),
         (UPSTREAM, "PostgreSQL", lambda: Upstream(postgres())),
@@ -227,8 +220,8 @@ def contestants(stack: ExitStack, cpu: int | None, only: set[str]) -> list[Conte
     for database, url in databases.items():
         wanted += [
             (OURS, database, partial(Ours, url(), cpu)),
-            (ONE, database, partial(OneTransaction, url(), cpu)),
-            (PLAIN, database, partial(PlainPony, url(), cpu)),
+            (ONE, database, partial(SameFront, "one_transaction", url(), cpu)),
+            (PLAIN, database, partial(SameFront, "plain_pony", url(), cpu)),
         ]
     started = []
     for name, database, make in wanted:

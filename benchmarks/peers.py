@@ -22,12 +22,14 @@ class Ours(servers.Service):
 
 
 class SameFront(servers.Service):
-    """Another application behind the service's own uWSGI settings, on the same CPU."""
+    """Another application behind the service's own uWSGI settings, on the same CPU.
 
-    module = ""
+    :param module: its name in `contestants/`.
+    """
 
-    def __init__(self, database_url: str, cpu: int | None, **variables: str) -> None:
+    def __init__(self, module: str, database_url: str, cpu: int | None, **variables: str) -> None:
         super().__init__(database_url)
+        self.module = module
         self.cpu = cpu
         self.variables = variables
 
@@ -41,42 +43,6 @@ class SameFront(servers.Service):
 
     def ready(self) -> bool:
         return servers.listens(self.port)
-
-
-class Ceiling(SameFront):
-    """A counter in memory."""
-
-    module = "ceiling"
-
-
-class OneTransaction(SameFront):
-    """The service's own store, but each request a transaction of its own."""
-
-    module = "one_transaction"
-
-
-class PlainPony(SameFront):
-    """A route that bumps a counter in a transaction of Pony's."""
-
-    module = "plain_pony"
-
-
-class Flickr(SameFront):
-    """REPLACE INTO a ticket table."""
-
-    module = "flickr"
-
-
-class Nextval(SameFront):
-    """SELECT nextval."""
-
-    module = "nextval"
-
-
-class RedisIncrBy(SameFront):
-    """INCRBY."""
-
-    module = "redis_incrby"
 
 
 class Upstream(upstream.Site):

@@ -6,16 +6,15 @@ One ID a request, since that is all it can do; autocommit, and a connection for 
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pymysql
 from bottle import Bottle, request
+from per_thread import PerThread
 
 from uniqueid import config
 
 _url = config.load().database
-_local = threading.local()
 application = Bottle()
 
 
@@ -37,14 +36,13 @@ with _connect() as _connection, _connection.cursor() as _cursor:
         " stub VARCHAR(255) NOT NULL UNIQUE) ENGINE=InnoDB"
     )
 
+_connections = PerThread(_connect)
+
 
 @application.route("/getid")  # type: ignore[untyped-decorator]
 def getid() -> dict[str, int]:
     """The next ID; `range` is taken for 1."""
-    connection = getattr(_local, "connection", None)
-    if connection is None:
-        connection = _local.connection = _connect()
-    with connection.cursor() as cursor:
+    with _connections.get().cursor() as cursor:
         # InnoDB's deadlocks are told to whoever asked: the recipe has no retry.
         cursor.execute("REPLACE INTO tickets (stub) VALUES (%s)", (request.query["mode"],))
         first = cursor.lastrowid

@@ -5,16 +5,15 @@ One ID a request; autocommit, and a connection for each thread.
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import psycopg2
 from bottle import Bottle
+from per_thread import PerThread
 
 from uniqueid import config
 
 _url = config.load().database
-_local = threading.local()
 application = Bottle()
 
 
@@ -30,14 +29,13 @@ _connection = _connect()
 _connection.cursor().execute("CREATE SEQUENCE ids")
 _connection.close()
 
+_connections = PerThread(_connect)
+
 
 @application.route("/getid")  # type: ignore[untyped-decorator]
 def getid() -> dict[str, int]:
     """The next ID; `range` is taken for 1 and there is one mode."""
-    connection = getattr(_local, "connection", None)
-    if connection is None:
-        connection = _local.connection = _connect()
-    with connection.cursor() as cursor:
+    with _connections.get().cursor() as cursor:
         cursor.execute("SELECT nextval('ids')")
         (first,) = cursor.fetchone()
     return {"startIndex": first, "endIndex": first}
