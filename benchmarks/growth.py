@@ -159,7 +159,7 @@ def starts() -> None:
     print("\nStart and memory, SQLite")
     with tempfile.TemporaryDirectory() as directory:
         for name, server in (
-            ("this service", Ours(f"sqlite:///{directory}/new.sqlite3", None)),
+            ("this service", servers.Service(f"sqlite:///{directory}/new.sqlite3")),
             ("pacifica-uniqueid 0.5.1", Upstream(f"sqliteext:///{directory}/old.sqlite3")),
         ):
             try:
