@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -66,7 +65,7 @@ class Redis(servers.Process):
 
     def command(self) -> list[str]:
         return [
-            shutil.which("redis-server") or "/usr/bin/redis-server",
+            servers.sbin("redis-server"),
             *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)),
             *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
         ]

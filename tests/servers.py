@@ -51,6 +51,36 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def sbin(name: str) -> str:
+    """A command, also where the path of a plain user does not lead."""
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    assert found is not None, f"{name} is missing: run .ci/setup test"
+    return found
+
+
+def run_cmd(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the installed pacifica-uniqueid-cmd in the test's directory."""
+    return subprocess.run(
+        [str(BIN / "pacifica-uniqueid-cmd"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"HOME": ".", "PATH": str(BIN), **environment},
+        check=False,
+    )
+
+
+def nginx_lines(directory: Path) -> tuple[str, str]:
+    """What a private nginx needs: in its main context, and in `http`."""
+    user = "user root;" if os.getuid() == 0 else ""
+    temporary = "".join(
+        f"{kind}_temp_path {directory}/{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    main = f"{user} daemon off; worker_processes 1; pid {directory}/pid; error_log stderr;"
+    return main, f"access_log off; {temporary}"
+
+
 def connections(server: Process, process: int | None = None) -> int:
     """How many connections of clients a server, or a process of it, has accepted and not closed."""
     assert server.process is not None
@@ -172,7 +202,7 @@ class MariaDB(Process):
 
     def command(self) -> list[str]:
         return [
-            shutil.which("mariadbd") or "/usr/sbin/mariadbd",
+            sbin("mariadbd"),
             "--no-defaults",
             f"--datadir={self.data}",
             f"--socket={self.socket}",
@@ -272,6 +302,16 @@ class PostgreSQL(Process):
             check=True,
             capture_output=True,
         ).stdout.decode()
+
+    def dump(self, database: str) -> str:
+        """A database as statements that make it again in an empty one."""
+        return subprocess.run(
+            [str(self.bin / "pg_dump"), "-h", str(self.directory), "-p", str(self.port)]
+            + ["-U", self.USER, database],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
 
     def new_database(self, options: str = "") -> str:
         """Make an empty database; its name."""

@@ -10,19 +10,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from servers import BIN
+from servers import run_cmd
 
-
-def cmd(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run the installed pacifica-uniqueid-cmd in the test's directory."""
-    return subprocess.run(
-        [str(BIN / "pacifica-uniqueid-cmd"), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={"HOME": ".", "PATH": str(BIN), **environ},
-        check=False,
-    )
+cmd = run_cmd
 
 
 def test_dbsync_makes_the_tables_and_can_be_repeated(tmp_path: Path) -> None:

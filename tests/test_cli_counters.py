@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
 from contextlib import closing
+from functools import partial
 
 import pytest
-from servers import BIN
+from servers import run_cmd
 
 from uniqueid.errors import MAX_ID
 
-
-def cmd(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the installed pacifica-uniqueid-cmd in the test's directory."""
-    return subprocess.run(
-        [str(BIN / "pacifica-uniqueid-cmd"), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={"HOME": ".", "PATH": str(BIN), "LC_ALL": "C.UTF-8"},
-        check=False,
-    )
+cmd = partial(run_cmd, LC_ALL="C.UTF-8")
 
 
 @pytest.fixture(autouse=True)
@@ -167,14 +157,7 @@ def test_a_database_in_use_is_waited_for_and_then_told() -> None:
         database.execute("BEGIN IMMEDIATE")
         assert cmd("dbchk").returncode == 0
         assert shown() == {"file": 101, "upload_job": 7}
-        result = subprocess.run(
-            [str(BIN / "pacifica-uniqueid-cmd"), "advance", "--mode", "file", "--to", "500"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={"HOME": ".", "PATH": str(BIN), "UNIQUEID_REQUEST_TIMEOUT": "0.5"},
-            check=False,
-        )
+        result = run_cmd("advance", "--mode", "file", "--to", "500", UNIQUEID_REQUEST_TIMEOUT="0.5")
         database.execute("ROLLBACK")
     assert result.returncode == 1
     assert "locked" in result.stderr

@@ -6,15 +6,15 @@ import errno
 import logging
 import os
 import sqlite3
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import FakeStore
-from servers import BIN, wait_until
+from servers import run_cmd, wait_until
 
 from uniqueid import fence
 from uniqueid.allocator import Allocator
@@ -412,16 +412,8 @@ def test_a_database_that_is_away_at_the_start_is_waited_for(start: Start, path: 
 # -- the command -----------------------------------------------------------------------------------
 
 
-def cmd(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the installed command in the test's directory, with a fence."""
-    return subprocess.run(
-        [str(BIN / "pacifica-uniqueid-cmd"), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={"HOME": ".", "PATH": str(BIN), "UNIQUEID_FENCE_PATH": "fence.json", **environment},
-        check=False,
-    )
+# With a fence.
+cmd = partial(run_cmd, UNIQUEID_FENCE_PATH="fence.json")
 
 
 @pytest.fixture

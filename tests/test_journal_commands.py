@@ -11,10 +11,11 @@ import sqlite3
 import subprocess
 import termios
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
-from servers import BIN
+from servers import BIN, run_cmd
 
 from uniqueid import errors, schema, service
 from uniqueid.config import load
@@ -24,16 +25,7 @@ START = 1_767_225_600
 ENVIRONMENT = {"HOME": ".", "PATH": str(BIN), "LC_ALL": "C.UTF-8"}
 
 
-def cmd(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the installed pacifica-uniqueid-cmd in the test's directory."""
-    return subprocess.run(
-        [str(BIN / "pacifica-uniqueid-cmd"), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=ENVIRONMENT,
-        check=False,
-    )
+cmd = partial(run_cmd, LC_ALL="C.UTF-8")
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-import shutil
 
 import servers
 
@@ -53,13 +52,6 @@ class Cache(servers.Process):
                 os.chown(path, entry.pw_uid, entry.pw_gid)
 
 
-def sbin(name: str) -> str:
-    """A command, also where the path of a plain user does not lead."""
-    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-    assert found is not None, f"{name} is missing: run .ci/setup test"
-    return found
-
-
 class Nginx(Cache):
     name = "nginx"
     IGNORING = "ignores Cache-Control, Expires, Set-Cookie, Vary"
@@ -73,17 +65,13 @@ class Nginx(Cache):
             if self.chosen == self.FORCED:
                 more += " X-Accel-Expires X-Accel-Buffering"
             more += ";"
-        temporary = "".join(
-            f"{kind}_temp_path {self.directory}/{kind};"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        user = "user root;" if os.getuid() == 0 else ""
+        main, http = servers.nginx_lines(self.directory)
         self.configuration.write_text(
             f"""
-            {user} daemon off; worker_processes 1; pid {self.directory}/pid; error_log stderr;
+            {main}
             events {{ worker_connections 256; }}
             http {{
-                access_log off; {temporary}
+                {http}
                 proxy_cache_path {self.directory}/cache keys_zone=c:1m;
                 server {{
                     listen 127.0.0.1:{self.port};
@@ -98,7 +86,8 @@ class Nginx(Cache):
 
     def command(self) -> list[str]:
         directory = str(self.directory)
-        return [sbin("nginx"), "-p", directory, "-e", "stderr", "-c", str(self.configuration)]
+        nginx = [servers.sbin("nginx"), "-p", directory, "-e", "stderr"]
+        return [*nginx, "-c", str(self.configuration)]
 
 
 class Varnish(Cache):
@@ -131,7 +120,7 @@ class Varnish(Cache):
 
     def command(self) -> list[str]:
         return [
-            sbin("varnishd"),
+            servers.sbin("varnishd"),
             "-F",
             *("-j", "none"),
             *("-a", f"127.0.0.1:{self.port}"),
@@ -187,7 +176,7 @@ pinger_enable off
     def command(self) -> list[str]:
         # The name keeps its shared memory apart from that of other Squids.
         name = f"uniqueid{os.getpid()}p{self.port}"
-        return [sbin("squid"), "-N", "-n", name, "-f", str(self.configuration)]
+        return [servers.sbin("squid"), "-N", "-n", name, "-f", str(self.configuration)]
 
 
 class HAProxy(Cache):
@@ -232,7 +221,7 @@ backend controls
         )
 
     def command(self) -> list[str]:
-        return [sbin("haproxy"), "-db", "-f", str(self.configuration)]
+        return [servers.sbin("haproxy"), "-db", "-f", str(self.configuration)]
 
 
 class Apache(Cache):
@@ -292,7 +281,7 @@ ProxyPass / http://127.0.0.1:{self.service}/
         self.own("www-data")
 
     def command(self) -> list[str]:
-        return [sbin("apache2"), "-f", str(self.configuration), "-DFOREGROUND"]
+        return [servers.sbin("apache2"), "-f", str(self.configuration), "-DFOREGROUND"]
 
 
 class TrafficServer(Cache):
@@ -339,8 +328,8 @@ class TrafficServer(Cache):
                 [
                     f"prefix: {directory}",
                     f"exec_prefix: {directory}",
-                    f"bindir: {os.path.dirname(sbin('traffic_server'))}",
-                    f"sbindir: {os.path.dirname(sbin('traffic_server'))}",
+                    f"bindir: {os.path.dirname(servers.sbin('traffic_server'))}",
+                    f"sbindir: {os.path.dirname(servers.sbin('traffic_server'))}",
                     f"sysconfdir: {etc}",
                     f"datadir: {directory}",
                     f"includedir: {directory}",
@@ -362,7 +351,7 @@ class TrafficServer(Cache):
         return "trafficserver" if os.getuid() == 0 else None
 
     def command(self) -> list[str]:
-        return [sbin("traffic_server"), f"--run-root={self.configuration}"]
+        return [servers.sbin("traffic_server"), f"--run-root={self.configuration}"]
 
 
 CACHES: tuple[type[Cache], ...] = (Nginx, Varnish, Squid, HAProxy, Apache, TrafficServer)

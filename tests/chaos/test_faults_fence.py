@@ -66,13 +66,7 @@ def backup(kind: str, url: str, request: pytest.FixtureRequest) -> Restore:
             )
 
         return restore
-    text = subprocess.run(
-        [str(server.bin / "pg_dump"), "-h", str(server.directory), "-p", str(server.port)]
-        + ["-U", server.USER, database],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
+    text = server.dump(database)
 
     def restore() -> None:
         server.sql(f"DROP DATABASE {database} WITH (FORCE)")

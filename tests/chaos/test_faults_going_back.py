@@ -149,13 +149,7 @@ def test_postgresql_restored_from_a_dump(policy: str, hurt_postgresql: servers.P
     server = hurt_postgresql
     database = server.new_database()
     with make_cell("dump restored", "postgresql", server.url(database), policy) as cell:
-        dump = subprocess.run(
-            [str(server.bin / "pg_dump"), "-h", str(server.directory), "-p", str(server.port)]
-            + ["-U", server.USER, database],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
+        dump = server.dump(database)
         cell.load.more_answers(200)
         server.sql(f"DROP DATABASE {database} WITH (FORCE)")
         server.sql(f"CREATE DATABASE {database}")

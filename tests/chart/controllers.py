@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import shutil
 
 import servers
-
-
-def _program(name: str) -> str:
-    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-    assert found is not None, f"{name} is missing: run .ci/setup test"
-    return found
 
 
 class Proxy(servers.Process):
@@ -46,17 +38,13 @@ class Nginx(Proxy):
         """
         super().__init__()
         self.configuration = self.directory / "configuration"
-        temporary = "".join(
-            f"{kind}_temp_path {self.directory}/{kind};"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        user = "user root;" if os.getuid() == 0 else ""
+        main, http = servers.nginx_lines(self.directory)
         self.configuration.write_text(
             f"""
-            {user} daemon off; worker_processes 1; pid {self.directory}/pid; error_log stderr;
+            {main}
             events {{ worker_connections 256; }}
             http {{
-                access_log off; {temporary} {context.format(directory=self.directory)}
+                {http} {context.format(directory=self.directory)}
                 server {{
                     listen 127.0.0.1:{self.port};
                     location / {{ proxy_pass http://127.0.0.1:{service}; {directives} }}
@@ -67,7 +55,8 @@ class Nginx(Proxy):
 
     def command(self) -> list[str]:
         directory = str(self.directory)
-        return [_program("nginx"), "-p", directory, "-e", "stderr", "-c", str(self.configuration)]
+        nginx = [servers.sbin("nginx"), "-p", directory, "-e", "stderr"]
+        return [*nginx, "-c", str(self.configuration)]
 
 
 class HAProxy(Proxy):
@@ -94,4 +83,4 @@ class HAProxy(Proxy):
         )
 
     def command(self) -> list[str]:
-        return [_program("haproxy"), "-db", "-f", str(self.configuration)]
+        return [servers.sbin("haproxy"), "-db", "-f", str(self.configuration)]
