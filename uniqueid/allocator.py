@@ -227,6 +227,12 @@ class _Flight:
         self.since = since
 
 
+def _went_back(outcome: Advanced | UniqueIDError) -> bool:
+    if isinstance(outcome, UniqueIDError):
+        return isinstance(outcome, CounterRegressed)
+    return outcome.regressed
+
+
 def _facts(totals: Mapping[str, int]) -> dict[str, object]:
     return {"modes": ",".join(totals), "ids": sum(totals.values())}
 
@@ -685,9 +691,10 @@ class Allocator:
             self._batch = len(tickets)
             seconds = self._clock() - started
             self._tell_up()
-            if self._store.connections != self._connections:
-                # Before anybody gets something of them: below it is compared where it led to.
-                self._drop_blocks()
+            other = self._store.connections != self._connections
+            if self._blocks is not None and (other or any(map(_went_back, outcomes.values()))):
+                # Before anybody gets something of them: another process may have had the same.
+                self._blocks.drop()
             again, went_back = self._settle(waiting, outcomes, totals)
             pending = again + pending
             if went_back:

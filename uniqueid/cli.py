@@ -224,9 +224,9 @@ def _advance(arguments: argparse.Namespace) -> int:
             status = 1
     if reserve:
         print(
-            f"pacifica-uniqueid-cmd: reserve = {reserve}: a service that runs alone gives up what it"
-            f" had reserved below within {LEASE:g} seconds; where several run, each goes on with up"
-            " to that many IDs of each mode unless it is restarted",
+            f"pacifica-uniqueid-cmd: reserve = {reserve}: a service that runs alone gives up within"
+            f" {LEASE:g} seconds what it had reserved below; where several run, each goes on with"
+            " up to that many IDs of each mode unless it is restarted",
             file=sys.stderr,
         )
     return status

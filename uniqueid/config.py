@@ -190,7 +190,8 @@ class Settings:
         _whole(0, 1_000_000),
         "IDs of each mode that are reserved at a time and handed out from memory, without a"
         " transaction: faster for one client. A crash leaves a gap of so many in each mode at the"
-        " most, a clean stop none. 0: every answer has a transaction of its own or shares one.",
+        " most, a clean stop none; modes that get an Idempotency-Key are served without. 0: every"
+        " answer waits for a transaction.",
     )
     on_regression: str = _setting(
         "advance",
