@@ -175,14 +175,16 @@ class Blocks:
         """The database was asked, and no counter is below what was handed out.
 
         Where nobody else used a counter, and yet it was moved on, an operator did it, and wants no
-        more of the IDs below.
+        more of the IDs below. Another service that uses it for the first time looks the same.
 
         :param since: a time of the clock before it was asked.
         """
         with self._lock:
             for counter, block in self._blocks.items():
-                if block.alone and counters.get(counter, 1) != block.end:
-                    block.first = block.end
+                found = counters.get(counter, 1)
+                if block.alone and found != block.end:
+                    # From here on, so that the next time is noticed as well.
+                    block.first = block.end = found
                 block.until = since + LEASE
 
     def drop(self) -> None:
