@@ -92,6 +92,7 @@ class Blocks:
         counter = self._counters.get(mode, mode)
         if counter not in self._excluded:
             self._excluded.add(counter)
+            self._held.pop(mode, None)
             with self._lock:
                 self._blocks.pop(counter, None)
 
