@@ -33,7 +33,7 @@ HERE = Path(__file__).resolve().parent
 TARGET = "/getid?range=1&mode=file"
 
 OURS = "this service"
-RESERVED = "this service, reserve = 1000"
+RESERVED = "this service (reserve = 1000)"
 CEILING = "the ceiling: a counter in memory"
 ONE = "this store, a transaction each"
 PLAIN = "plain Pony, a transaction each"

@@ -12,7 +12,7 @@ from matplotlib import pyplot
 
 _COLOURS = {
     "this service": "#1f6feb",
-    "this service, reserve = 1000": "#1f6feb",
+    "this service (reserve = 1000)": "#1f6feb",
     "the ceiling: a counter in memory": "#8b949e",
 }
 _PEER = "#d0a25c"
