@@ -33,6 +33,7 @@ HERE = Path(__file__).resolve().parent
 TARGET = "/getid?range=1&mode=file"
 
 OURS = "this service"
+RESERVED = "this service (reserve = 1000)"
 CEILING = "the ceiling: a counter in memory"
 ONE = "this store, a transaction each"
 PLAIN = "plain Pony, a transaction each"
@@ -220,6 +221,7 @@ def contestants(stack: ExitStack, cpu: int | None, only: set[str]) -> list[Conte
     for database, url in databases.items():
         wanted += [
             (OURS, database, partial(Ours, url(), cpu)),
+            (RESERVED, database, partial(Ours, url(), cpu, reserve="1000")),
             (ONE, database, partial(SameFront, "one_transaction", url(), cpu)),
             (PLAIN, database, partial(SameFront, "plain_pony", url(), cpu)),
         ]
@@ -231,7 +233,9 @@ def contestants(stack: ExitStack, cpu: int | None, only: set[str]) -> list[Conte
             server.start()
             started.append(Contestant(name, database, server))
     order = ["none", "SQLite", "MariaDB", "PostgreSQL", "Redis"]
-    return sorted(started, key=lambda item: (order.index(item.database), item.name != OURS))
+    return sorted(
+        started, key=lambda item: (order.index(item.database), item.name not in (OURS, RESERVED))
+    )
 
 
 def spread(values: list[float]) -> str:
@@ -315,6 +319,13 @@ def ratios(found: list[Contestant], clients: list[int], commits: dict[str, float
                     lines.append(
                         f"{number:>4} clients, {database:<10} / {name:<33} {spread(pairs)}"
                     )
+            reserved = rates(RESERVED, database, number)
+            for name, where in ((OURS, database), (CEILING, "none")):
+                theirs = rates(name, where, number)
+                if reserved and theirs:
+                    pairs = [one / other for one, other in zip(reserved, theirs, strict=True)]
+                    what = f"{number:>4} clients, {database:<10}, reserved"
+                    lines.append(f"{what} / {name:<33} {spread(pairs)}")
             top = rates(CEILING, "none", number)
             if number == 1 and mine and top and database in commits:
                 one_after_the_other = [1 / (1 / rate + 1 / commits[database]) for rate in top]
@@ -364,7 +375,7 @@ def main() -> int:
         import plot
 
         plot.draw(table, max(n for n in clients if n <= 64), Path(arguments.plot))
-    ours = [item for item in found if item.name == OURS]
+    ours = [item for item in found if item.name in (OURS, RESERVED)]
     return int(any(item.duplicates or item.errors or not item.answers for item in ours))
 
 

@@ -10,7 +10,11 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-_COLOURS = {"this service": "#1f6feb", "the ceiling: a counter in memory": "#8b949e"}
+_COLOURS = {
+    "this service": "#1f6feb",
+    "this service (reserve = 1000)": "#1f6feb",
+    "the ceiling: a counter in memory": "#8b949e",
+}
 _PEER = "#d0a25c"
 
 

@@ -341,7 +341,9 @@ class Service(Process):
         super().__init__()
         self.database_url = database_url
         self.options = options
-        self.settings = settings
+        # For the fault tests, which are run with reserved IDs as well.
+        default = {"reserve": os.environ.get("CHAOS_RESERVE") or "0"}
+        self.settings = {**default, **settings}
         self.config = self.directory / "config.cfg"
         shutil.copy(CHECKOUT / "uwsgi.ini", self.directory)
         self.write_config()
@@ -411,6 +413,11 @@ class Service(Process):
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, json.load(error)
+
+    def metrics(self) -> str:
+        """What Prometheus reads."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as response:
+            return str(response.read().decode())
 
     def allocate(self, mode: str, count: int) -> tuple[int, int]:
         """One range, first and last, which must not fail."""

@@ -7,6 +7,9 @@ waits for company and a crowd costs one commit. A caller is woken only after the
 The guard: the allocator remembers the highest ID it has handed out of each counter. A database
 that answers with less has gone back, and what it says is not believed.
 
+With ``reserve`` the committer takes more from each counter than was asked for, and callers are met
+from that at once (`uniqueid.reserve`).
+
 Requests with an entry for the journal (`uniqueid.journal`), those with an idempotency key among
 them, share the transactions of all others, and the store says which range each of them got.
 """
@@ -38,6 +41,7 @@ from uniqueid.errors import (
     UniqueIDError,
 )
 from uniqueid.logs import Event
+from uniqueid.reserve import LOOK, Blocks
 from uniqueid.trouble import Troubles
 
 log = logging.getLogger(__name__)
@@ -105,6 +109,7 @@ class Counters(Protocol):
         entries: Sequence[Any] = (),
     ) -> Mapping[str, Advanced | UniqueIDError]: ...
 
+    def give_back(self, rests: Mapping[str, tuple[int, int]], *, deadline: float) -> int: ...
     def counters(self) -> Mapping[str, int]: ...
     def ping(self) -> None: ...
     def disconnect(self) -> None: ...
@@ -222,6 +227,12 @@ class _Flight:
         self.since = since
 
 
+def _went_back(outcome: Advanced | UniqueIDError) -> bool:
+    if isinstance(outcome, UniqueIDError):
+        return isinstance(outcome, CounterRegressed)
+    return outcome.regressed
+
+
 def _facts(totals: Mapping[str, int]) -> dict[str, object]:
     return {"modes": ",".join(totals), "ids": sum(totals.values())}
 
@@ -242,6 +253,7 @@ class Allocator:
     :param troubles: where it is told that the database is away; shared with the watch.
     :param floors: counter to the lowest ID that may still be handed out, where the store brings
         some along from earlier (`uniqueid.fence`): one object, which both of them fill.
+    :param reserve: IDs of each mode that are reserved at a time and served from memory; 0 for none.
     """
 
     def __init__(
@@ -255,6 +267,7 @@ class Allocator:
         crowd: int | None = None,
         prune: Callable[[], int] | None = None,
         floors: dict[str, int] | None = None,
+        reserve: int = 0,
         observer: Observer | None = None,
         troubles: Troubles | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -282,6 +295,8 @@ class Allocator:
         self._deferred_until = 0.0
         self._fenced = floors is not None
         self._floors: dict[str, int] = {} if floors is None else floors
+        self._blocks = Blocks(reserve, clock=clock) if reserve else None
+        self._look_at = 0.0
         self._regressed: dict[str, CounterRegressed] = {}
         self._exhausted: set[str] = set()
         self._looked = 0.0
@@ -316,7 +331,7 @@ class Allocator:
     ) -> int:
         """Take `count` IDs of a mode for this caller alone.
 
-        :param facts: told how many requests shared the transaction, as `batch`.
+        :param facts: told how many requests shared the transaction, as `batch`; 0 without one.
         :param entry: what to record of it. With an idempotency key the answer may be the range of
             an earlier request, and `entry.replayed` says so.
         :returns: the first; they end at first + count - 1. The database has them on disk.
@@ -364,6 +379,13 @@ class Allocator:
         down = self.down
         if down is not None:
             raise down
+        if self._blocks is not None and entry is None and not self._refuses:
+            first = self._blocks.take(mode, count)
+            if first is not None:
+                self._observer.handed_out(mode, 1, count, first + count)
+                if facts is not None:
+                    facts["batch"] = 0
+                return first
         now = self._clock()
         if self._crowd is not None and len(self._callers) >= self._crowd and self._slow(now):
             raise Overloaded(self._crowd)
@@ -461,6 +483,15 @@ class Allocator:
         return dict(self._regressed)
 
     @property
+    def _refuses(self) -> bool:
+        return bool(self._regressed) or self._closing.is_set()
+
+    @property
+    def reserved(self) -> int:
+        """How many IDs are reserved in the database and were not handed out."""
+        return 0 if self._blocks is None else self._blocks.left
+
+    @property
     def floors(self) -> Mapping[str, int]:
         """Counter to the lowest ID that may still be handed out, of those used so far."""
         return dict(self._floors)
@@ -515,10 +546,13 @@ class Allocator:
                     self._wait_while_down()
                     if self._prune is not None and self._clock() >= self._prune_at:
                         self._prune_some(self._prune)
+            self._give_back()
         finally:
             # Nobody comes in any more, whatever ended this thread.
             with self._arrived:
                 self._closing.set()
+            if self._blocks is not None:
+                self._blocks.close()
             self._fail_queued(Closing())
             self._store.disconnect()
 
@@ -533,6 +567,9 @@ class Allocator:
             patience = _LOOK_AGAIN if patience is None else min(patience, _LOOK_AGAIN)
         if self._prune is not None:
             until = self._prune_at - self._clock()
+            patience = until if patience is None else min(patience, until)
+        if self._blocks is not None and self._blocks.in_use:
+            until = self._look_at - self._clock()
             patience = until if patience is None else min(patience, until)
         with self._arrived:
             if not self._groups and not self._closing.is_set():
@@ -580,6 +617,8 @@ class Allocator:
         try:
             if self._regressed:
                 self._look_at_regressed()
+            if self._blocks is not None and self._blocks.in_use:
+                self._look_at_blocks(self._blocks)
             if group is not None and group.tickets:
                 self._commit(group)
             if self._store.connections != self._connections:
@@ -587,16 +626,21 @@ class Allocator:
                 self._connections = self._store.connections
                 self._look_at_all()
         except Unavailable as error:
+            # When it is back, it may be another one.
+            self._drop_blocks()
             self._down = error
             self._tell_down(error)
             self._fail_group(error)
             self._fail_queued(error)
         except Exception:
+            self._drop_blocks()
             reference = uuid.uuid4().hex
             failed = self._fail_group(Unexpected(reference))
             log.exception("a batch of %d requests failed, reference %s", failed, reference)
         finally:
             self._in_flight = None
+            if self._blocks is not None:
+                self._blocks.circulate()
             self._answer_group()
 
     def _fail_group(self, error: Exception) -> int:
@@ -620,13 +664,17 @@ class Allocator:
             if self._regressed:
                 self._fail_group(next(iter(self._regressed.values())))
                 return
-            tickets = pending.pop(0)
+            tickets = self._met_from_blocks(pending.pop(0))
+            if not tickets:
+                continue
             waiting: dict[str, list[_Ticket]] = {}
             for ticket in tickets:
                 waiting.setdefault(ticket.mode, []).append(ticket)
             totals = {
                 mode: sum([ticket.count for ticket in asked]) for mode, asked in waiting.items()
             }
+            if self._blocks is not None:
+                totals = self._with_reserve(self._blocks, totals, tickets)
             started = self._clock()
             entries = [ticket.entry for ticket in tickets if ticket.entry is not None]
             # Without any, the store is called as if it had never heard of them.
@@ -643,8 +691,16 @@ class Allocator:
             self._batch = len(tickets)
             seconds = self._clock() - started
             self._tell_up()
-            again, went_back = self._settle(waiting, outcomes)
+            other = self._store.connections != self._connections
+            if self._blocks is not None and (other or any(map(_went_back, outcomes.values()))):
+                # Before anybody gets something of them: another process may have had the same.
+                self._blocks.drop()
+            again, went_back = self._settle(waiting, outcomes, totals)
             pending = again + pending
+            if went_back:
+                self._drop_blocks()
+            if self._blocks is not None:
+                self._blocks.circulate(again=bool(again))
             self._observer.committed(self._batch, seconds)
             self._answer_group(ticket for batch in pending for ticket in batch)
             if log.isEnabledFor(logging.DEBUG):
@@ -661,7 +717,10 @@ class Allocator:
         return [ticket for ticket in tickets if ticket.entry is None]
 
     def _settle(
-        self, waiting: Mapping[str, list[_Ticket]], outcomes: Mapping[str, Advanced | UniqueIDError]
+        self,
+        waiting: Mapping[str, list[_Ticket]],
+        outcomes: Mapping[str, Advanced | UniqueIDError],
+        totals: Mapping[str, int],
     ) -> tuple[list[list[_Ticket]], bool]:
         """Give each request what became of it.
 
@@ -678,7 +737,10 @@ class Allocator:
                     # Whose key had its range before needs no IDs, and is met all the same.
                     one_by_one += [[ticket] for ticket in tickets]
                 else:
-                    again += self._fitting(mode, tickets, outcome.available)
+                    left = outcome.available
+                    if self._blocks is not None:
+                        left = self._blocks.exhausted(mode, left)
+                    again += self._fitting(mode, tickets, left)
             elif isinstance(outcome, CounterRegressed):
                 self._note_regressed(outcome)
                 went_back = True
@@ -692,11 +754,18 @@ class Allocator:
                 self._hand_out_recorded(mode, tickets, outcome)
                 went_back |= outcome.regressed
             else:
-                self._hand_out(mode, tickets, outcome)
+                again += self._hand_out(mode, tickets, outcome, totals[mode])
                 went_back |= outcome.regressed
         return ([again] if again else []) + one_by_one, went_back
 
-    def _hand_out(self, mode: str, tickets: list[_Ticket], advanced: Advanced) -> None:
+    def _hand_out(
+        self, mode: str, tickets: list[_Ticket], advanced: Advanced, moved: int
+    ) -> list[_Ticket]:
+        """Give each request its range, of a counter that was moved on.
+
+        :param moved: by how much: as many as were asked for, or more with ``reserve``.
+        :returns: those for which it does not suffice after all.
+        """
         first = advanced.first
         total = 0
         for ticket in tickets:
@@ -704,12 +773,18 @@ class Allocator:
         # Before anybody gets an ID, or an error in between would leave it unguarded.
         if advanced.regressed:
             self._tell_regression(advanced.counter, advanced.found, first)
-        self._floors[advanced.counter] = first + total
+        self._floors[advanced.counter] = first + moved
+        if self._blocks is not None:
+            start = self._blocks.settle(mode, advanced.counter, first, moved, total)
+            if start is None:
+                return tickets
+            first = start
         for ticket in tickets:
             ticket.batch = self._batch
             ticket.give(first)
             first += ticket.count
         self._observer.handed_out(mode, len(tickets), total, first)
+        return []
 
     def _hand_out_recorded(self, mode: str, tickets: list[_Ticket], advanced: Advanced) -> None:
         """The same where some of them have entries, whose ranges the store has made."""
@@ -717,7 +792,7 @@ class Allocator:
         taken = sum(ticket.count for ticket in tickets) - advanced.spared
         if advanced.regressed:
             self._tell_regression(advanced.counter, advanced.found, first)
-        if first + taken > 1:
+        if taken or advanced.regressed:
             self._floors[advanced.counter] = first + taken
         next_id = first + taken
         placed = iter(advanced.recorded)
@@ -736,6 +811,10 @@ class Allocator:
             ticket.entry.replayed = fate.replayed
             replays += fate.replayed
             met += not fate.replayed
+            if fate.replayed:
+                # The counter may go back to here: what is above, another process has reserved.
+                end = fate.first + ticket.count
+                self._floors[advanced.counter] = max(end, self._floors.get(advanced.counter, 1))
             ticket.give(fate.first)
         if met:
             self._observer.handed_out(mode, met, taken, next_id)
@@ -789,6 +868,72 @@ class Allocator:
             self._prune_at = now + (now - since) / _PRUNE_SHARE
         else:
             self._prune_at = now + random.uniform(0.5, 1) * _PRUNE_EVERY
+
+    # -- what is reserved ---------------------------------------------------------------------
+
+    def _met_from_blocks(self, tickets: list[_Ticket]) -> list[_Ticket]:
+        """Answer what blocks suffice for by now; the rest."""
+        if self._blocks is None:
+            return tickets
+        rest = []
+        for ticket in tickets:
+            first = None if ticket.entry else self._blocks.take(ticket.mode, ticket.count)
+            if first is None:
+                rest.append(ticket)
+            else:
+                ticket.give(first)
+                self._observer.handed_out(ticket.mode, 1, ticket.count, first + ticket.count)
+        return rest
+
+    def _with_reserve(
+        self, blocks: Blocks, totals: Mapping[str, int], tickets: Iterable[_Ticket]
+    ) -> dict[str, int]:
+        """By how much to move each counter on, so that its block is full afterwards."""
+        for ticket in tickets:
+            if ticket.entry is not None:
+                blocks.exclude(ticket.mode)
+        fill = not self._closing.is_set()
+        return {mode: blocks.ask(mode, total, fill=fill) for mode, total in totals.items()}
+
+    def _drop_blocks(self) -> None:
+        if self._blocks is not None:
+            self._blocks.drop()
+
+    def _look_at_blocks(self, blocks: Blocks) -> None:
+        """See every few seconds that the counters are above the blocks."""
+        since = self._clock()
+        if since < self._look_at:
+            return
+        self._look_at = since + LOOK
+        counters = self._store.counters()
+        if self._store.connections != self._connections:
+            blocks.drop()
+        elif CounterRegressed.among(counters, self._floors):
+            self._look_at_all()
+        else:
+            blocks.looked(counters, since)
+
+    def _give_back(self) -> None:
+        """Leave no gap behind: the counters go back over what nobody got.
+
+        Nobody can take any of it by now. What is given back was reserved on the session of this
+        moment, and nothing went wrong since, or it would have been dropped.
+        """
+        rests = {} if self._blocks is None else self._blocks.close()
+        if not rests:
+            return
+        for counter, (first, end) in rests.items():
+            if self._floors.get(counter) == end:
+                self._floors[counter] = first
+        deadline = self._clock() + self._timeout
+        try:
+            given = self._store.give_back(rests, deadline=deadline)
+        except Unavailable as error:
+            log.warning("reserved IDs were not given back and are a gap: %s", error)
+        except Exception:
+            log.exception("reserved IDs were not given back and are a gap")
+        else:
+            log.info(Event("reserved IDs given back", modes=given, of=len(rests)))
 
     # -- what went wrong ----------------------------------------------------------------------
 
@@ -862,6 +1007,7 @@ class Allocator:
         low = self._low() if self._floors or self._fenced else {}
         if not low:
             return
+        self._drop_blocks()
         if not self._repair:
             for error in low.values():
                 self._note_regressed(error)

@@ -21,6 +21,7 @@ from uniqueid import (
     service,
 )
 from uniqueid.errors import MAX_ID, ConfigError, TooManyModes, UniqueIDError
+from uniqueid.reserve import LEASE
 from uniqueid.store import Advanced, Store
 from uniqueid.validation import MAX_MODE_LENGTH, is_mode
 
@@ -189,16 +190,24 @@ def _advance(arguments: argparse.Namespace) -> int:
             "command line",
             "--all goes with --by: no one ID is right for all counters",
         )
-    store, deadline = _open_store(arguments)
+    configuration, store = _open_configured(arguments)
+    deadline = time.monotonic() + configuration.settings.request_timeout
     # Only --to makes a counter that there is not.
     store.max_modes = 0
     count = arguments.by or 0
     modes = store.counters() if arguments.all else [arguments.mode]
     floors = {} if arguments.to is None else {arguments.mode: arguments.to}
     status = 0
-    for mode, outcome in store.advance(
-        dict.fromkeys(modes, count), floors, deadline=deadline
-    ).items():
+    outcomes = store.advance(dict.fromkeys(modes, count), floors, deadline=deadline)
+    reserve = configuration.settings.reserve
+    if reserve and arguments.to is not None:
+        moved = outcomes[arguments.mode]
+        if isinstance(moved, Advanced) and moved.first == moved.found:
+            # Below it may be IDs that a service has reserved: it gives them up when it sees that
+            # somebody has moved the counter.
+            count = 1
+            outcomes = store.advance({arguments.mode: 1}, floors, deadline=deadline)
+    for mode, outcome in outcomes.items():
         if isinstance(outcome, Advanced):
             new = outcome.first + count
             unchanged = "" if new > outcome.found else "  (not changed: it is there already)"
@@ -213,6 +222,13 @@ def _advance(arguments: argparse.Namespace) -> int:
         else:
             print(f"pacifica-uniqueid-cmd: not changed: {outcome}", file=sys.stderr)
             status = 1
+    if reserve:
+        print(
+            f"pacifica-uniqueid-cmd: reserve = {reserve}: a service that runs alone gives up within"
+            f" {LEASE:g} seconds what it had reserved below; where several run, each goes on with"
+            " up to that many IDs of each mode unless it is restarted",
+            file=sys.stderr,
+        )
     return status
 
 

@@ -23,7 +23,7 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -241,6 +241,17 @@ class _Silent:
         pass
 
 
+def _repeated(mode: str, outcome: Advanced, entries: Sequence[Any]) -> int:
+    """The ID after the highest that was handed out earlier and is now again, to whom it was."""
+    recorded = [entry for entry in entries if entry.mode == mode]
+    ends = [
+        fate.first + entry.count
+        for entry, fate in zip(recorded, outcome.recorded, strict=True)
+        if not isinstance(fate, UniqueIDError)
+    ]
+    return max(ends, default=1)
+
+
 class FencedStore:
     """A store whose IDs reach nobody before the fence stands above them.
 
@@ -296,9 +307,14 @@ class FencedStore:
         outcomes = self._store.advance(totals, self.floors, **options)
         moved: dict[str, int] = {}
         for mode, outcome in outcomes.items():
-            if not isinstance(outcome, UniqueIDError):
+            if isinstance(outcome, UniqueIDError):
+                continue
+            next_id = outcome.first + totals[mode] - outcome.spared
+            if next_id == outcome.found:
+                # It stood still: up to where was repeated, since others may have reserved the rest.
+                next_id = _repeated(mode, outcome, options.get("entries", ()))
+            if next_id > 1:
                 # Two modes can be one counter, where letters' case does not count.
-                next_id = outcome.first + totals[mode] - outcome.spared
                 moved[outcome.counter] = max(next_id, moved.get(outcome.counter, 1))
         if any(self._bound(counter) < next_id for counter, next_id in moved.items()):
             self._extend(moved)
@@ -306,6 +322,18 @@ class FencedStore:
         for counter, next_id in moved.items():
             self.floors[counter] = max(next_id, self.floors.get(counter, 1))
         return outcomes
+
+    def give_back(self, rests: Mapping[str, tuple[int, int]], *, deadline: float) -> int:
+        """As the store's, after the fence has come down to what was handed out.
+
+        A crash in between leaves the counters above the fence: a gap.
+        """
+        self._stand()
+        for counter, (first, end) in rests.items():
+            if self.floors.get(counter) == end:
+                self.floors[counter] = first
+        self._write({counter: Mark(at, at) for counter, at in self._exact().items()})
+        return self._store.give_back(rests, deadline=deadline)
 
     def counters(self) -> Mapping[str, int]:
         """Each mode and its next ID."""

@@ -92,6 +92,8 @@ class State:
 
     waiting: int = 0
     reconnects: int = 0
+    reserved: int = 0
+    """IDs that were taken from the counters and handed out to nobody yet."""
     checks: Mapping[str, bool] = field(default_factory=dict)
     """By name, whether it passes."""
     counters: Mapping[str, int] = field(default_factory=dict)
@@ -107,7 +109,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.tallies: dict[str, Tally] = {}
-        """By mode, written by the committer alone."""
+        """By mode."""
+        self._tallies_lock = threading.Lock()
         self.state: Callable[[], State] = State
         self._regressions: dict[str, int] = {}
         self._regressions_lock = threading.Lock()
@@ -179,16 +182,18 @@ class Metrics:
         self.commit_seconds.observe(seconds)
 
     def handed_out(self, mode: str, requests: int, count: int, next_id: int) -> None:
-        """So many IDs of a mode went out to so many requests; from one thread alone."""
-        tally = self.tallies.get(mode)
-        if tally is None:
-            if len(self.tallies) < MODE_LABELS and mode != OTHER:
-                tally = self.tallies[mode] = Tally()
-            else:
-                tally = self.tallies.setdefault(OTHER, Tally())
-        tally.allocations += requests
-        tally.ids += count
-        tally.next_id = next_id
+        """So many IDs of a mode went out to so many requests."""
+        with self._tallies_lock:
+            tally = self.tallies.get(mode)
+            if tally is None:
+                if len(self.tallies) < MODE_LABELS and mode != OTHER:
+                    tally = self.tallies[mode] = Tally()
+                else:
+                    tally = self.tallies.setdefault(OTHER, Tally())
+            tally.allocations += requests
+            tally.ids += count
+            # Two threads may come here the other way round.
+            tally.next_id = max(tally.next_id, next_id)
 
     def regressed(self, mode: str) -> None:
         """A counter was found below what was handed out of it."""
@@ -317,6 +322,11 @@ class _Reading(Collector):
         )
         yield GaugeMetricFamily(
             "uniqueid_queue_requests", "Requests that wait for a transaction.", state.waiting
+        )
+        yield GaugeMetricFamily(
+            "uniqueid_reserved_ids",
+            "IDs that are reserved in the database and were not handed out.",
+            state.reserved,
         )
         ok = GaugeMetricFamily(
             "uniqueid_check_ok", "1 where a check of /readyz passes, else 0.", labels=["check"]

@@ -96,6 +96,7 @@ def build(configuration: Configuration | None = None, *, threads: int = 48) -> S
         crowd=max(1, threads - max(1, threads // 8)),
         prune=store.prune,
         floors=None if fence is None else fence.floors,
+        reserve=0 if settings.journal == "on" else settings.reserve,
         observer=metrics,
         troubles=troubles,
     )
@@ -119,6 +120,7 @@ def build(configuration: Configuration | None = None, *, threads: int = 48) -> S
         waiting=allocator.waiting,
         # The first was made for the checks above, the second for the committer.
         reconnects=max(0, store.connections - 2),
+        reserved=allocator.reserved,
         checks={name: check() is None for name, check in at_once.items()},
         counters=watch.latest().counters,
     )

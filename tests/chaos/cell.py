@@ -49,6 +49,7 @@ class Cell:
     :param settings: of the services.
     :param initial: the counters that there are before.
     :param prepare: done with the first service before the load starts.
+    :param drops: how often reserved IDs may be lost, where services reserve some.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Cell:
         settings: dict[str, str] | None = None,
         initial: dict[str, int] | None = None,
         prepare: Callable[[servers.Service], object] = lambda service: None,
+        drops: int = 0,
     ) -> None:
         self.fault = fault
         self.kind = kind
@@ -73,6 +75,10 @@ class Cell:
         # Short, so that faults pass quickly.
         chosen = {"request_timeout": "2", **(settings or {})}
         self.services = [servers.Service(url, **chosen) for _number in range(processes)]
+        reserve = int(self.services[0].settings["reserve"])
+        self.reserves = reserve > 0
+        """Whether the services reserve IDs."""
+        self.spare = drops * reserve
         self.load = Load([service.port for service in self.services], clients=clients, modes=modes)
         self.verdict = Verdict()
         self.final: dict[str, int] = {}
@@ -116,11 +122,22 @@ class Cell:
             return
         self._finished = True
         history = self.load.stop()
+        fault = self.fault
+        if self.reserves:
+            fault += ", reserved IDs"
+            for service in self.services:
+                # What they still have is given back; it would look like a gap.
+                service.stop()
         self.final = self.counters()
         self.verdict = check(
-            history.calls, self.final, initial=self.initial, ambiguous=self.ambiguous
+            history.calls,
+            self.final,
+            initial=self.initial,
+            ambiguous=self.ambiguous or (self.reserves and len(self.services) > 1),
+            spare=self.spare,
+            services=len(self.services) if self.reserves else 1,
         )
-        RESULTS.append(Result(self.fault, self.kind, self.verdict))
+        RESULTS.append(Result(fault, self.kind, self.verdict))
         assert self.verdict.violations == [], "\n".join(self.verdict.violations[:10])
         logs = self._logs()
         assert "Traceback" not in logs, logs[logs.index("Traceback") :][:3000]

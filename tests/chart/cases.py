@@ -34,8 +34,9 @@ FEATURES: dict[str, Values] = {
             "connect_attempts": 30,
             "connect_wait": 2,
             "log_level": "debug",
-            "journal": "on",
+            "journal": "off",
             "journal_ttl": 31536000,
+            "reserve": 1000,
         }
     },
     "uwsgi": {"uwsgi": {"threads": 16, "listen": 64, "options": {"harakiri": 70, "log-4xx": True}}},
