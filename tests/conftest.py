@@ -8,9 +8,21 @@ from pathlib import Path
 
 import hostile
 import pytest
+import reports
 import servers
+import side_by_side
 
 KINDS = ("sqlite", "mariadb", "postgresql")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Groups and order, where several processes run the tests."""
+    side_by_side.arrange(config, items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was measured, before pytest's own last line."""
+    reports.summarise(terminalreporter)
 
 
 @pytest.fixture(autouse=True)
