@@ -27,7 +27,7 @@ run: $(VENV)/run
 test:
 	@PYTHON=$(PYTHON) .ci/setup run
 	@$(MAKE) --no-print-directory -j2 packages lint
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest -n $(TEST_PROCESSES)
 
 check: lint
 	$(BIN)/pytest -q tests/test_*.py

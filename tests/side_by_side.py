@@ -1,4 +1,4 @@
-"""Which tests `make test` runs side by side, and in which order (pytest -n, --dist loadgroup).
+"""Which tests run side by side, and in which order, where pytest has several processes (-n).
 
 A group stays in one process, in the order of its tests: what its fixtures make is made once. Each
 process has database servers of its own, and each test its own services; ports, directories and
@@ -7,35 +7,39 @@ databases are always a test's own.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-
-TESTS = Path(__file__).resolve().parent
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 LONGEST = (
-    "pythons",
-    "chart/test_image.py",
-    "chaos/test_recovery.py",
-    "chaos/test_bad_input.py",
+    "tests/pythons/",
+    "tests/chart/test_image.py",
+    "tests/chaos/test_recovery.py",
+    "tests/chaos/test_bad_input.py",
 )
 """What takes longest, and is begun first, so that no process is left alone with it at the end."""
 
-APART = ("chaos/", "pythons/")
+APART = ("tests/pythons/", "tests/chaos/")
 """Where each test is a group of its own: they are long, and have little in common."""
 
 
-def arrange(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Sort the tests and mark their groups, in each of the processes of pytest-xdist."""
-    if not hasattr(config, "workerinput"):
-        return
-    places = {item: item.path.relative_to(TESTS).as_posix() for item in items}
-    items.sort(key=lambda item: _rank(places[item]))
-    for item in items:
-        if not places[item].startswith(APART):
-            item.add_marker(pytest.mark.xdist_group(places[item]))
+def group(nodeid: str) -> str:
+    """What else than this test has to run in the same process: its file, or nothing."""
+    return nodeid if nodeid.startswith(APART) else nodeid.partition("::")[0]
 
 
-def _rank(place: str) -> int:
-    ranks = [rank for rank, start in enumerate(LONGEST) if place.startswith(start)]
-    return ranks[0] if ranks else len(LONGEST)
+class Groups(LoadScopeScheduling):
+    """Hands out groups, in the order in which the tests were collected."""
+
+    def __init__(self, config: pytest.Config, log: Producer) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group(nodeid)
+
+
+def order(item: pytest.Item) -> int:
+    """A key to sort tests by."""
+    ranks = (rank for rank, start in enumerate(LONGEST) if item.nodeid.startswith(start))
+    return next(ranks, len(LONGEST))
