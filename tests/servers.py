@@ -50,11 +50,11 @@ def free_port() -> int:
         while True:
             port = PORTS[secrets.randbelow(len(PORTS))]
             # Of its own locks a process is not told.
-            if port in _ports or not _reserve(port):
+            if port in _ports or not reserve(port):
                 continue
             _ports.append(port)
             if len(_ports) > 1000:
-                fcntl.lockf(_ports_file(), fcntl.LOCK_UN, 1, _ports.popleft())
+                release(_ports.popleft())
             with socket.socket() as probe, contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
                 return port
@@ -67,11 +67,17 @@ def _ports_file() -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def _reserve(port: int) -> bool:
+def reserve(port: int) -> bool:
+    """Keep a port from other processes; whether none of them has it."""
     with contextlib.suppress(OSError):
         fcntl.lockf(_ports_file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
         return True
     return False
+
+
+def release(port: int) -> None:
+    """Let other processes have it."""
+    fcntl.lockf(_ports_file(), fcntl.LOCK_UN, 1, port)
 
 
 def wait_until(true: Callable[[], object], what: str, timeout: float = START_TIMEOUT) -> None:

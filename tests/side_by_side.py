@@ -15,6 +15,9 @@ LONGEST = (
     "tests/pythons/",
     "tests/chart/test_image.py",
     "tests/chaos/test_recovery.py",
+    "tests/databases/test_benchmark.py",
+    "tests/compatibility/test_commands.py",
+    "tests/chart/test_release.py",
     "tests/chaos/test_bad_input.py",
 )
 """What takes longest, and is begun first, so that no process is left alone with it at the end."""
