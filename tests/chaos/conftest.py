@@ -80,7 +80,9 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         last = time.monotonic() >= end
         item = items[position % len(items)]
         position += 1
-        following = None if last else items[position % len(items)]
+        # One that follows itself would not be torn down in between.
+        alone = last or len(items) == 1
+        following = None if alone else items[position % len(items)]
         # Else it would be told again of its earlier runs.
         item.user_properties.clear()
         session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
