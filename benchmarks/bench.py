@@ -179,7 +179,7 @@ def _milliseconds(text: str, name: str) -> float:
 def contestants(stack: ExitStack, cpu: int | None, only: set[str]) -> list[Contestant]:
     """Start all that are compared, and their databases."""
     directory = stack.enter_context(tempfile.TemporaryDirectory())
-    # Several contestants have a connection for each of their 64 threads.
+    # Several contestants have a connection for each of their 48 threads.
     mariadb = servers.MariaDB("--max-connections=1000")
     postgresql = servers.PostgreSQL("max_connections=1000")
     redis = Redis()

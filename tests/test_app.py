@@ -70,6 +70,56 @@ def test_the_root_says_what_it_always_said(app: object, allocator: Counting) -> 
     assert allocator.asked == []
 
 
+REQUESTS = (
+    "range=10&mode=file",
+    "range=0&mode=file",
+    "mode=file&range=007&nonce=a%20b",
+    "range=1&mode=%C3%A9",
+    "range=-1&mode=file",
+    "range=1",
+    "",
+    "range=1&mode=file&nonce=" + 300 * "x",
+    "range=1&mode=%FF",
+    "x" * (MAX_TARGET + 1),
+)
+HEADERS: tuple[dict[str, str], ...] = (
+    {},
+    {"HTTP_X_REQUEST_NONCE": "n"},
+    {"HTTP_X_REQUEST_NONCE": "\xe9"},
+    {"HTTP_IDEMPOTENCY_KEY": "short"},
+    {"HTTP_AUTHORIZATION": "Bearer wrong"},
+)
+
+
+@pytest.mark.parametrize(
+    "error", [None, errors.Overloaded(7), errors.TooManyModes("m", 5), OSError()]
+)
+@pytest.mark.parametrize("headers", HEADERS, ids=str)
+def test_bottles_dispatch_would_answer_the_same(
+    headers: dict[str, str], error: Exception | None
+) -> None:
+    """GET /getid goes past Bottle's router, unless a hook or a plug-in wants to see it."""
+    answers = []
+    seen: list[str] = []
+    for change in (
+        lambda app: None,
+        lambda app: app.add_hook("before_request", lambda: seen.append("hook")),
+        lambda app: app.install(lambda callback: seen.append("plug-in") or callback),
+    ):
+        allocator = Counting()
+        allocator.error = error
+        app = make_app(allocator, Limits(), metrics=Metrics())
+        change(app)
+        got = [call(app, "GET", f"/getid?{query}", **headers) for query in REQUESTS]
+        for answer in got:
+            if answer.status == 500:
+                answer.body = answer.headers["Content-Length"] = b""
+        answers.append((got, allocator.asked))
+    assert answers[0] == answers[1] == answers[2]
+    assert seen.count("hook") == len(REQUESTS)
+    assert "plug-in" in seen
+
+
 @pytest.mark.parametrize("path", ["/getid", "/getid/", "//getid", "//getid//", "/getid//"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_getid_answers_under_each_spelling_of_its_path(app: object, method: str, path: str) -> None:

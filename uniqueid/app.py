@@ -11,7 +11,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
-from bottle import Bottle, HTTPError, HTTPResponse, request, response
+from bottle import Bottle, HTTPError, HTTPResponse, request
 
 from uniqueid import errors, openapi, validation
 from uniqueid.auth import Tokens
@@ -66,7 +66,12 @@ _NOT_FROM_HANDLERS = frozenset(
     {"etag", "last-modified", "age", NONCE.lower(), *(name.lower() for name, _ in NEVER_CACHED)}
 )
 
+_JSON = {"Content-Type": "application/json"}
+
 StartResponse = Callable[..., Any]
+Environ = dict[str, Any]
+Handler = Callable[[Environ], HTTPResponse | str]
+"""From a request to its answer; a text is JSON, with status 200."""
 
 
 class Allocating(Protocol):
@@ -170,8 +175,21 @@ class _Application(Bottle):  # type: ignore[misc]
 
     count_unrouted: Callable[[int], None] | None = None
     """Told the status of what no route has answered."""
+    direct: tuple[str, Handler] | None = None
+    """The path whose GET is answered without Bottle's dispatch, and its handler. To find a handler
+    and to make a response of its text takes Bottle longer than the handler itself takes."""
 
-    def wsgi(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    def add_hook(self, name: str, func: Callable[..., object]) -> None:
+        """Add a hook, which every request is to pass."""
+        self.__dict__.pop("direct", None)
+        super().add_hook(name, func)
+
+    def install(self, plugin: Any) -> Any:
+        """Install a plug-in, which every request is to pass."""
+        self.__dict__.pop("direct", None)
+        return super().install(plugin)
+
+    def wsgi(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         def start_uncached(
             status: str, headers: list[tuple[str, str]], _exc_info: object = None
         ) -> Any:
@@ -187,17 +205,30 @@ class _Application(Bottle):  # type: ignore[misc]
             environ[_NONCE_KEY] = nonce
         try:
             self._normalise(environ)
-            result: Iterable[bytes] = super().wsgi(environ, start_uncached)
-            return result
+            direct = self.direct
+            if (
+                direct is None
+                or environ["PATH_INFO"] != direct[0]
+                or environ["REQUEST_METHOD"] != "GET"
+            ):
+                result: Iterable[bytes] = super().wsgi(environ, start_uncached)
+                return result
+            answer = direct[1](environ)
         except Exception as error:
-            response = error if isinstance(error, HTTPResponse) else _unexpected(error)
+            answer = error if isinstance(error, HTTPResponse) else _unexpected(error)
             if self.count_unrouted is not None:
-                self.count_unrouted(response.status_code)
-            start_uncached(response.status_line, response.headerlist)
-            return [response.body.encode()]
+                self.count_unrouted(answer.status_code)
+        if isinstance(answer, str):
+            body = answer.encode()
+            start_uncached("200 OK", [*_JSON.items(), ("Content-Length", str(len(body)))])
+        else:
+            body = answer.body.encode()
+            answer.set_header("Content-Length", len(body))
+            start_uncached(answer.status_line, answer.headerlist)
+        return [body]
 
     @staticmethod
-    def _normalise(environ: dict[str, Any]) -> None:
+    def _normalise(environ: Environ) -> None:
         """Refuse what is no request, and bring the path to the one form that has a route."""
         path = environ.get("PATH_INFO", "")
         if not environ.get("REQUEST_METHOD") or not path.startswith("/"):
@@ -266,25 +297,25 @@ def make_app(
     app.count_unrouted = lambda status: count_unrouted(status, 0)
 
     def route(
-        path: str, *methods: str, tokens: Tokens | None = None
-    ) -> Callable[[Callable[[], HTTPResponse | str]], None]:
+        path: str, *methods: str, tokens: Tokens | None = None, direct: bool = False
+    ) -> Callable[[Handler], None]:
         count = metrics.route(path).answered
 
-        def add(handler: Callable[[], HTTPResponse | str]) -> None:
-            def guarded() -> HTTPResponse | str:
+        def add(handler: Handler) -> None:
+            def guarded(environ: Environ) -> HTTPResponse | str:
                 since = perf_counter()
                 facts = None
                 if access_log is not None:
-                    facts = access_log.begin(request.environ)
+                    facts = access_log.begin(environ)
                     if facts is not None:
-                        request.environ[_FACTS_KEY] = facts
+                        environ[_FACTS_KEY] = facts
                 try:
                     if tokens is not None:
-                        name = tokens.require(request.environ)
-                        request.environ[_CALLER_KEY] = name
+                        name = tokens.require(environ)
+                        environ[_CALLER_KEY] = name
                         if facts is not None:
                             facts["token"] = name
-                    answer = handler()
+                    answer = handler(environ)
                 except HTTPResponse as refused:
                     answer = refused
                 except Exception as error:
@@ -300,6 +331,10 @@ def make_app(
                     access_log.end(facts, status, seconds)
                 return answer
 
+            def routed() -> HTTPResponse:
+                answer = guarded(request.environ)
+                return HTTPResponse(answer, 200, _JSON) if isinstance(answer, str) else answer
+
             def refuse() -> HTTPResponse:
                 count(405, 0)
                 detail = f"{request.method} is not allowed here; allowed are {', '.join(methods)}"
@@ -311,19 +346,20 @@ def make_app(
                 # Bottle runs GET's handler for a HEAD that has none of its own.
                 app.route(path, "HEAD", refuse)
             for method in methods:
-                app.route(path, method, guarded)
+                app.route(path, method, routed)
+            if direct:
+                app.direct = path, guarded
 
         return add
 
     @route("/", "GET", "HEAD")
-    def root() -> HTTPResponse:
-        if status is not None and prefers_html(request.environ.get("HTTP_ACCEPT", "")):
+    def root(environ: Environ) -> HTTPResponse:
+        if status is not None and prefers_html(environ.get("HTTP_ACCEPT", "")):
             return _page(read("status.html"), "text/html; charset=utf-8")
         return _json({"message": "Pacifica UniqueID Up and Running"})
 
-    @route("/getid", "GET", "POST", tokens=tokens)
-    def getid() -> HTTPResponse | str:
-        environ = request.environ
+    @route("/getid", "GET", "POST", tokens=tokens, direct=True)
+    def getid(environ: Environ) -> HTTPResponse | str:
         query = environ.get("QUERY_STRING", "")
         if len(query) > MAX_TARGET:
             detail = f"the query has {len(query)} bytes; at most {MAX_TARGET} are read"
@@ -340,6 +376,7 @@ def make_app(
         if asked.nonce is not None:
             # Before the allocation: an error has to be known for this request's own as well.
             environ[_NONCE_KEY] = asked.nonce
+        replayed = False
         if asked.count == 0:
             # The answer of the old service, which Ingest expects for a bundle without files.
             first, last = -1, -3
@@ -350,10 +387,9 @@ def make_app(
             if kept.journal or asked.key is not None:
                 entry = kept.entry(environ, asked, None if facts is None else str(facts["id"]))
                 first = allocator.allocate(asked.mode, asked.count, facts, entry)
-                if entry.replayed:
-                    response.set_header(REPLAYED, "true")
-                    if facts is not None:
-                        facts["replayed"] = "true"
+                replayed = entry.replayed
+                if replayed and facts is not None:
+                    facts["replayed"] = "true"
             elif facts is None:
                 first = allocator.allocate(asked.mode, asked.count)
             else:
@@ -361,22 +397,22 @@ def make_app(
             if facts is not None:
                 facts["start"] = first
             last = first + asked.count - 1
-        # Bottle's own response and a text cost a third of an HTTPResponse and json.dumps.
-        response.set_header("Content-Type", "application/json")
+        # A text costs a third of json.dumps.
         nonce = f', "nonce": {json.dumps(asked.nonce)}' if asked.nonce_in_query else ""
-        return f'{{"startIndex": {first}, "endIndex": {last}{nonce}}}'
+        text = f'{{"startIndex": {first}, "endIndex": {last}{nonce}}}'
+        return HTTPResponse(text, 200, {**_JSON, REPLAYED: "true"}) if replayed else text
 
     @route("/livez", "GET", "HEAD")
-    def livez() -> HTTPResponse:
+    def livez(_environ: Environ) -> HTTPResponse:
         return _json({"status": "ok"})
 
-    def readyz() -> HTTPResponse:
+    def readyz(environ: Environ) -> HTTPResponse:
         found = {name: check() for name, check in (checks or {}).items()}
         wrong = {name: reason for name, reason in found.items() if reason is not None}
         if wrong and status_tokens is not None:
             # A probe has no token, and need not know hosts and users.
             try:
-                status_tokens.require(request.environ)
+                status_tokens.require(environ)
             except errors.Unauthorized:
                 found |= dict.fromkeys(wrong, "failed")
         document = {
@@ -389,13 +425,13 @@ def make_app(
     route("/healthz", "GET", "HEAD")(readyz)
 
     @route("/metrics", "GET", "HEAD", tokens=status_tokens)
-    def show_metrics() -> HTTPResponse:
+    def show_metrics(_environ: Environ) -> HTTPResponse:
         return HTTPResponse(metrics.render(), 200, {"Content-Type": CONTENT_TYPE})
 
     if status is not None:
 
         @route("/status.json", "GET", "HEAD", tokens=status_tokens)
-        def show_status() -> HTTPResponse:
+        def show_status(_environ: Environ) -> HTTPResponse:
             return _json(status.document())
 
         for path, (name, kind) in FILES.items():
@@ -405,11 +441,11 @@ def make_app(
         described = json.dumps(description)
 
         @route("/openapi.json", "GET", "HEAD")
-        def openapi_document() -> HTTPResponse:
-            return HTTPResponse(described, 200, {"Content-Type": "application/json"})
+        def openapi_document(_environ: Environ) -> HTTPResponse:
+            return HTTPResponse(described, 200, _JSON)
 
         @route("/docs", "GET", "HEAD")
-        def docs() -> HTTPResponse:
+        def docs(_environ: Environ) -> HTTPResponse:
             if openapi.asset("swagger-ui-bundle.js") is None:
                 detail = "to read /openapi.json here: pip install 'pacifica-uniqueid[docs]'"
                 raise problem(404, "about:blank", "Not Found", detail, {})
@@ -424,11 +460,11 @@ def make_app(
     return app
 
 
-def _page(content: bytes, kind: str) -> HTTPResponse:
+def _page(content: bytes, kind: str, _environ: Environ | None = None) -> HTTPResponse:
     return HTTPResponse(content, 200, {**HEADERS, "Content-Type": kind})
 
 
-def _asset(name: str, kind: str) -> HTTPResponse:
+def _asset(name: str, kind: str, _environ: Environ) -> HTTPResponse:
     content = openapi.asset(name)
     if content is None:
         detail = "the extra docs is not installed"
@@ -437,7 +473,7 @@ def _asset(name: str, kind: str) -> HTTPResponse:
 
 
 def _json(document: object, status: int = 200) -> HTTPResponse:
-    return HTTPResponse(json.dumps(document), status, {"Content-Type": "application/json"})
+    return HTTPResponse(json.dumps(document), status, _JSON)
 
 
 def _form(environ: Mapping[str, Any]) -> str:

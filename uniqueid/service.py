@@ -58,7 +58,7 @@ def make_store(configuration: Configuration, *, create: bool = False, **options:
     )
 
 
-def build(configuration: Configuration | None = None, *, threads: int = 64) -> Service:
+def build(configuration: Configuration | None = None, *, threads: int = 48) -> Service:
     """Everything but the server, checked: the database answers and has the right schema.
 
     The connection made for that is closed again, since the caller may fork.

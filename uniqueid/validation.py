@@ -31,7 +31,7 @@ _QUOTED_KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"', re.ASCII)
 _MAX_ECHO = 100
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Request:
     """What one caller asks for."""
 
@@ -74,7 +74,8 @@ def parse(
     values: dict[str, list[bytes]] = {}
     _collect(query, values)
     in_query = "nonce" in values
-    _collect(form, values)
+    if form:
+        _collect(form, values)
     faults: list[Fault] = []
     count = _read_range(values.get("range", []), limits.max_range, faults)
     mode = _read_mode(values.get("mode", []), limits, faults)

@@ -35,7 +35,7 @@ def _refuse_more_processes() -> None:
 
 
 def _threads() -> int:
-    return 64 if uwsgi is None else int(uwsgi.opt.get("threads", 1))
+    return 48 if uwsgi is None else int(uwsgi.opt.get("threads", 1))
 
 
 def _build() -> service.Service:
