@@ -82,17 +82,28 @@ def hold_up(
     path = service.database_url.removeprefix("sqlite:///")
     lock = sqlite3.connect(path, isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
-    futures = [pool.submit(service.get, "/getid?range=1&mode=file") for _ in range(number)]
-    # One batch is with the database, the others wait for the next.
-    wait_until(lambda: waiting(service) > 0, "requests waiting")
+
+    def ask() -> Future[tuple[int, dict[str, int]]]:
+        return pool.submit(service.get, "/getid?range=1&mode=file")
+
+    # The first is alone with the database, so it is known how many wait when all have arrived.
+    futures = [ask()]
+    wait_until(lambda: metric(service, "uniqueid_transaction_retries_total") > 0, "the wait")
+    futures += [ask() for _ in range(number - 1)]
+    wait_until(
+        lambda: metric(service, "uniqueid_queue_requests") == number - 1, "all requests waiting"
+    )
     return lock, futures
 
 
-def waiting(service: Service) -> float:
+def metric(service: Service, name: str) -> float:
+    """The sum of a metric over its labels."""
     with urllib.request.urlopen(service.url + "/metrics", timeout=30) as response:
         lines = response.read().decode().splitlines()
-    return next(
-        float(line.split()[1]) for line in lines if line.startswith("uniqueid_queue_requests ")
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in lines
+        if line.startswith((f"{name} ", f"{name}{{"))
     )
 
 
