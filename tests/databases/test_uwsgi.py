@@ -138,18 +138,21 @@ def test_no_signal_is_delivered_to_a_thread_of_the_service(service: Service) -> 
     assert service.process is not None
     service.get("/readyz")
     (worker,) = children(service.process.pid)
-    masks = {}
-    for task in Path(f"/proc/{worker}/task").iterdir():
-        status = dict(
-            line.split(":\t", 1) for line in (task / "status").read_text().splitlines() if line
-        )
-        masks[int(task.name)] = int(status["SigBlk"], 16)
     wanted = [1 << (number - 1) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)]
-    open_to_signals = {
-        task for task, mask in masks.items() if not all(mask & bit for bit in wanted)
-    }
-    # The main thread takes them; uWSGI blocks them in the threads it starts itself.
-    assert open_to_signals == {worker}
+
+    def open_to_signals() -> set[int]:
+        found = set()
+        for task in Path(f"/proc/{worker}/task").iterdir():
+            status = dict(
+                line.split(":\t", 1) for line in (task / "status").read_text().splitlines() if line
+            )
+            mask = int(status["SigBlk"], 16)
+            if not all(mask & bit for bit in wanted):
+                found.add(int(task.name))
+        return found
+
+    # The main thread takes them; uWSGI's other threads block them as the first thing they do.
+    wait_until(lambda: open_to_signals() == {worker}, "every other thread blocking signals")
 
 
 def children(process: int) -> list[int]:
