@@ -13,26 +13,32 @@ SOURCES := $(shell find uniqueid pacifica -type f -not -name '*.pyc') setup.py p
 UWSGI_ARGS ?=
 IMAGE_ARGS ?=
 BENCH_ARGS ?=
+# More than there are CPUs: the tests wait for servers most of the time.
+TEST_PROCESSES ?= 4
 
-.PHONY: run test check chaos image bench bench-full clean
+.PHONY: run test check lint packages chaos image bench bench-full clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run
 	$(BIN)/pacifica-uniqueid-cmd dbsync
 	exec $(BIN)/uwsgi --ini uwsgi.ini $(UWSGI_ARGS)
 
-test: $(VENV)/test
-	.ci/setup test
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pytest
+# Packages come while the environment is made. tests/side_by_side.py has the groups of tests.
+test:
+	@PYTHON=$(PYTHON) .ci/setup run
+	@$(MAKE) --no-print-directory -j2 packages lint
+	$(BIN)/pytest -n $(TEST_PROCESSES)
 
-check: $(VENV)/test
+check: lint
+	$(BIN)/pytest -q tests/test_*.py
+
+lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q tests/test_*.py
+
+packages:
+	@PYTHON=$(PYTHON) .ci/setup test
 
 image:
 	.ci/image $(IMAGE_ARGS)
@@ -62,8 +68,8 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip -q --disable-pip-version-check install 'setuptools>=77' wheel
 
-# The wheel is what is run and tested, not this directory.
-$(VENV)/wheel: $(VENV)/bin/python $(SOURCES)
+# The wheel is what is run and tested, not this directory. One pip at a time.
+$(VENV)/wheel: $(VENV)/bin/python $(SOURCES) | $(VENV)/uwsgi
 	@rm -rf $(VENV)/dist build
 	@$(BIN)/pip -q --disable-pip-version-check wheel --no-deps --no-build-isolation -w $(VENV)/dist .
 	@rm -rf build *.egg-info

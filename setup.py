@@ -75,6 +75,7 @@ setup(
             "kubernetes-validate>=1.37",
             "mypy>=1.11",
             "pytest>=8.2",
+            "pytest-xdist>=3.8",
             "ruff>=0.6",
             "schemathesis>=4",
             "selenium>=4.25",

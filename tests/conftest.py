@@ -5,12 +5,40 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hostile
 import pytest
+import reports
 import servers
 
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import Scheduling
+
 KINDS = ("sqlite", "mariadb", "postgresql")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The order of tests in each of several processes."""
+    if hasattr(config, "workerinput"):
+        import side_by_side
+
+        items.sort(key=side_by_side.order)
+
+
+# Other Pythons run the tests that take seconds, without pytest-xdist.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    """What the processes are given to do."""
+    import side_by_side
+
+    return side_by_side.Groups(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was measured, before pytest's own last line."""
+    reports.summarise(terminalreporter)
 
 
 @pytest.fixture(autouse=True)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import glob
 import itertools
 import json
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,11 +34,50 @@ START_TIMEOUT = 60
 """Seconds, generous: the machine is shared."""
 
 
+PORTS = range(10_000, 32_768)
+"""Below those which Linux gives to whoever asks for any port, a client's included."""
+_ports: deque[int] = deque()
+_ports_lock = threading.Lock()
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 which nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 which nobody uses, and which no other process of tests is given.
+
+    Between this call and the moment when a server listens, or while it is down, the system would
+    give the port away. What this process was given is kept by a lock on one byte of a common file.
+    """
+    with _ports_lock:
+        while True:
+            port = PORTS[secrets.randbelow(len(PORTS))]
+            # Of its own locks a process is not told.
+            if port in _ports or not reserve(port):
+                continue
+            _ports.append(port)
+            if len(_ports) > 1000:
+                release(_ports.popleft())
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+
+
+@functools.cache
+def _ports_file() -> int:
+    # Never closed: a process loses its locks when it closes any descriptor of the file.
+    path = Path(tempfile.gettempdir()) / f"uniqueid-test-ports-{os.getuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def reserve(port: int) -> bool:
+    """Keep a port from other processes; whether none of them has it."""
+    with contextlib.suppress(OSError):
+        fcntl.lockf(_ports_file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        return True
+    return False
+
+
+def release(port: int) -> None:
+    """Let other processes have it."""
+    fcntl.lockf(_ports_file(), fcntl.LOCK_UN, 1, port)
 
 
 def wait_until(true: Callable[[], object], what: str, timeout: float = START_TIMEOUT) -> None:

@@ -56,7 +56,7 @@ def test_an_ipv6_address_is_bracketed() -> None:
         ({"PASS"}, "mysql://ids@db.example.com:3307/pacifica_uniqueid"),
         ({"USER", "PASS"}, "mysql://db.example.com:3307/pacifica_uniqueid"),
     ],
-    ids=str,
+    ids=["port", "password", "user and password"],
 )
 def test_parts_that_a_url_may_lack(left_out: set[str], expected: str) -> None:
     """Port, password and user need not be there."""

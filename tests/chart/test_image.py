@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -64,7 +65,7 @@ def test_requirements_are_pinned_by_hash() -> None:
 
 
 def test_the_image_is_small_and_says_what_it_is(
-    image: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    image: dict[str, Any], record_property: Callable[[str, object], None]
 ) -> None:
     """Labels, user, port and entry point; size and layers beside those of the base are printed."""
     config = image["Config"]
@@ -80,11 +81,11 @@ def test_the_image_is_small_and_says_what_it_is(
     base = containers.podman("image", "inspect", "--format={{.Size}}", containers.BASE)
     own = (image["Size"] - int(base)) / 2**20
     layers = len(image["RootFS"]["Layers"])
-    with capsys.disabled():
-        print(
-            f"\nimage: {image['Size'] / 2**20:.0f} MiB in {layers} layers, {own:.0f} MiB above the"
-            f" base; built in {image['Seconds']:.0f} s"
-        )
+    record_property(
+        "image",
+        f"{image['Size'] / 2**20:.0f} MiB in {layers} layers, {own:.0f} MiB above the base;"
+        f" built in {image['Seconds']:.0f} s",
+    )
     assert own < 25
     assert layers < 12
 
@@ -325,7 +326,7 @@ def test_the_chart_s_memory_is_enough_for_64_clients(
     data: Path,
     kind: str,
     request: pytest.FixtureRequest,
-    capsys: pytest.CaptureFixture[str],
+    record_property: Callable[[str, object], None],
 ) -> None:
     """With the chart's limit of memory, 64 clients at once each get IDs of their own."""
     resources = yaml.safe_load((helm.CHART / "values.yaml").read_text())["resources"]
@@ -345,8 +346,8 @@ def test_the_chart_s_memory_is_enough_for_64_clients(
         assert sum(last - first + 1 for first, last in ranges) == max(last for _, last in ranges)
         peak, kills = box.memory()
         assert kills == 0
-        with capsys.disabled():
-            print(f"\nimage on {kind}: {peak / 2**20:.0f} of {limit} with {CLIENTS} clients")
+        told = f"on {kind}: {peak / 2**20:.0f} of {limit} of memory with {CLIENTS} clients"
+        record_property("image", told)
 
 
 @pytest.mark.parametrize("kind", ["mariadb", "postgresql"])

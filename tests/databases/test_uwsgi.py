@@ -82,17 +82,28 @@ def hold_up(
     path = service.database_url.removeprefix("sqlite:///")
     lock = sqlite3.connect(path, isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
-    futures = [pool.submit(service.get, "/getid?range=1&mode=file") for _ in range(number)]
-    # One batch is with the database, the others wait for the next.
-    wait_until(lambda: waiting(service) > 0, "requests waiting")
+
+    def ask() -> Future[tuple[int, dict[str, int]]]:
+        return pool.submit(service.get, "/getid?range=1&mode=file")
+
+    # The first is alone with the database, so it is known how many wait when all have arrived.
+    futures = [ask()]
+    wait_until(lambda: metric(service, "uniqueid_transaction_retries_total") > 0, "the wait")
+    futures += [ask() for _ in range(number - 1)]
+    wait_until(
+        lambda: metric(service, "uniqueid_queue_requests") == number - 1, "all requests waiting"
+    )
     return lock, futures
 
 
-def waiting(service: Service) -> float:
+def metric(service: Service, name: str) -> float:
+    """The sum of a metric over its labels."""
     with urllib.request.urlopen(service.url + "/metrics", timeout=30) as response:
         lines = response.read().decode().splitlines()
-    return next(
-        float(line.split()[1]) for line in lines if line.startswith("uniqueid_queue_requests ")
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in lines
+        if line.startswith((f"{name} ", f"{name}{{"))
     )
 
 
@@ -127,18 +138,21 @@ def test_no_signal_is_delivered_to_a_thread_of_the_service(service: Service) -> 
     assert service.process is not None
     service.get("/readyz")
     (worker,) = children(service.process.pid)
-    masks = {}
-    for task in Path(f"/proc/{worker}/task").iterdir():
-        status = dict(
-            line.split(":\t", 1) for line in (task / "status").read_text().splitlines() if line
-        )
-        masks[int(task.name)] = int(status["SigBlk"], 16)
     wanted = [1 << (number - 1) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)]
-    open_to_signals = {
-        task for task, mask in masks.items() if not all(mask & bit for bit in wanted)
-    }
-    # The main thread takes them; uWSGI blocks them in the threads it starts itself.
-    assert open_to_signals == {worker}
+
+    def open_to_signals() -> set[int]:
+        found = set()
+        for task in Path(f"/proc/{worker}/task").iterdir():
+            status = dict(
+                line.split(":\t", 1) for line in (task / "status").read_text().splitlines() if line
+            )
+            mask = int(status["SigBlk"], 16)
+            if not all(mask & bit for bit in wanted):
+                found.add(int(task.name))
+        return found
+
+    # The main thread takes them; uWSGI's other threads block them as the first thing they do.
+    wait_until(lambda: open_to_signals() == {worker}, "every other thread blocking signals")
 
 
 def children(process: int) -> list[int]:

@@ -41,6 +41,8 @@ def interpreters() -> dict[str, str]:
 
 
 FOUND = interpreters()
+TOOLS = ("pytest>=8.2", "hypothesis>=6.100")
+"""What the tests that take seconds import beside the package and its extras."""
 
 
 def test_this_python_is_a_supported_one() -> None:
@@ -65,7 +67,7 @@ def test_the_wheel_works_on_another_python(version: str) -> None:
     if not python.exists():
         run(FOUND[version], "-m", "venv", str(venv))
     (wheel,) = (BIN.parent / "dist").glob("*.whl")
-    run(str(python), "-m", "pip", "install", "-q", f"{wheel}[test]")
+    run(str(python), "-m", "pip", "install", "-q", f"{wheel}[postgresql,client,docs]", *TOOLS)
     run(str(python), "-m", "pip", "install", "-q", "--force-reinstall", "--no-deps", str(wheel))
     tests = sorted(str(path) for path in (CHECKOUT / "tests").glob("test_*.py"))
     # Not "-m pytest", which would put the checkout in front of what is installed.
