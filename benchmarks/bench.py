@@ -304,28 +304,23 @@ def ratios(found: list[Contestant], clients: list[int], commits: dict[str, float
     for number in clients:
         for database in ("SQLite", "MariaDB", "PostgreSQL"):
             mine = rates(OURS, database, number)
-            for name, where in (
-                (CEILING, "none"),
-                (ONE, database),
-                (PLAIN, database),
-                (UPSTREAM, database),
-                (REDIS, "Redis"),
-                (FLICKR, "MariaDB"),
-                (NEXTVAL, "PostgreSQL"),
+            for own, what, name, where in (
+                (OURS, "", CEILING, "none"),
+                (OURS, "", ONE, database),
+                (OURS, "", PLAIN, database),
+                (OURS, "", UPSTREAM, database),
+                (OURS, "", REDIS, "Redis"),
+                (OURS, "", FLICKR, "MariaDB"),
+                (OURS, "", NEXTVAL, "PostgreSQL"),
+                (RESERVED, ", reserved", OURS, database),
+                (RESERVED, ", reserved", CEILING, "none"),
             ):
-                theirs = rates(name, where, number)
-                if mine and theirs:
-                    pairs = [one / other for one, other in zip(mine, theirs, strict=True)]
+                ahead, theirs = rates(own, database, number), rates(name, where, number)
+                if ahead and theirs:
+                    pairs = [one / other for one, other in zip(ahead, theirs, strict=True)]
                     lines.append(
-                        f"{number:>4} clients, {database:<10} / {name:<33} {spread(pairs)}"
+                        f"{number:>4} clients, {database:<10}{what} / {name:<33} {spread(pairs)}"
                     )
-            reserved = rates(RESERVED, database, number)
-            for name, where in ((OURS, database), (CEILING, "none")):
-                theirs = rates(name, where, number)
-                if reserved and theirs:
-                    pairs = [one / other for one, other in zip(reserved, theirs, strict=True)]
-                    what = f"{number:>4} clients, {database:<10}, reserved"
-                    lines.append(f"{what} / {name:<33} {spread(pairs)}")
             top = rates(CEILING, "none", number)
             if number == 1 and mine and top and database in commits:
                 one_after_the_other = [1 / (1 / rate + 1 / commits[database]) for rate in top]

@@ -1,4 +1,4 @@
-"""A store without a database, whose transactions a test can hold up."""
+"""A clock, and a store without a database, whose transactions a test can hold up."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ from uniqueid.entries import Entry
 from uniqueid.errors import MAX_ID, CounterExhausted, CounterRegressed, UniqueIDError
 from uniqueid.journal import Plan, Record
 from uniqueid.store import Advanced
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class FakeStore:

@@ -463,6 +463,14 @@ class Service(Process):
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as response:
             return str(response.read().decode())
 
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in self.metrics().splitlines()
+            if line.startswith((f"{name} ", f"{name}{{"))
+        )
+
     def allocate(self, mode: str, count: int) -> tuple[int, int]:
         """One range, first and last, which must not fail."""
         status, answer = self.get(f"/getid?range={count}&mode={quote(mode)}")

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+from fakes import Clock
 from test_app import Counting, assert_problem
 from web import call
 
@@ -19,13 +20,6 @@ from uniqueid.metrics import Metrics
 from uniqueid.validation import Limits
 
 OPTION = "[uniqueid] auth_tokens_file"
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def line(name: str, token: str) -> str:
@@ -69,7 +63,7 @@ def test_the_file_is_read_again_when_it_has_changed(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A new token counts and a removed one does not, without a restart; who changes it is told."""
-    clock = Clock()
+    clock = Clock(0.0)
     tokens = Tokens(str(file), OPTION, clock=clock)
     other = file.with_name("other")
     other.write_text(line("late", "three"))
@@ -88,7 +82,7 @@ def test_a_file_that_breaks_leaves_the_tokens_as_they_were(
     file: Path, caplog: pytest.LogCaptureFixture, text: str | None
 ) -> None:
     """The log says so once; as long as it is broken nobody is locked out or let in."""
-    clock = Clock()
+    clock = Clock(0.0)
     tokens = Tokens(str(file), OPTION, clock=clock)
     if text is None:
         file.unlink()

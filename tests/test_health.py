@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fakes import FakeStore
+from fakes import Clock, FakeStore
 from servers import wait_until
 
 from uniqueid.allocator import Allocator
@@ -41,14 +41,6 @@ def database() -> Database:
     return Database(file=11)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def make(database: Database) -> Iterator[Callable[..., Watch]]:
     made: list[Watch] = []
@@ -68,7 +60,7 @@ def test_many_who_ask_at_once_are_one_question(
     database: Database, make: Callable[..., Watch]
 ) -> None:
     """And an answer counts for a second, however many probes there are."""
-    clock = Clock()
+    clock = Clock(100.0)
     watch = make(clock=clock)
     database.gate_of_questions.clear()
     with ThreadPoolExecutor(8) as pool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fakes import FakeStore
+from fakes import Clock, FakeStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import wait_until
@@ -33,19 +33,9 @@ from uniqueid.reserve import LEASE, Blocks
 N = 100
 
 
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000.0)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from fakes import Clock
 from test_app import Counting, assert_never_cached, assert_problem
 from web import call
 
@@ -19,18 +20,11 @@ from uniqueid.validation import Limits
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 
-class Clock:
-    now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Watched:
     """A service whose time and state a test sets."""
 
     def __init__(self) -> None:
-        self.clock = Clock()
+        self.clock = Clock(1_000_000.0)
         self.metrics = Metrics("mysql")
         self.state = State(counters={"file": 11, "idle": 5})
         self.metrics.state = lambda: self.state

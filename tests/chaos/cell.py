@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sqlite3
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,14 +214,3 @@ def kill_9(server: servers.Process) -> None:
         if runs(pid):
             os.kill(pid, signal.SIGKILL)
     servers.wait_until(lambda: not any(map(runs, pids)), "the database's end")
-
-
-def metric(service: servers.Service, name: str) -> float:
-    """The sum of a metric over its labels."""
-    with urllib.request.urlopen(f"{service.url}/metrics", timeout=30) as response:
-        lines = response.read().decode().splitlines()
-    return sum(
-        float(line.rpartition(" ")[2])
-        for line in lines
-        if line.startswith((f"{name} ", f"{name}{{"))
-    )

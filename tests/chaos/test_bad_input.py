@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import servers
-from cell import NOTES, connect, metric, worker
+from cell import NOTES, connect, worker
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -261,7 +261,7 @@ def test_clients_that_never_end_their_request_are_cut_off(tmp_path: Path) -> Non
             other.execute("BEGIN IMMEDIATE")
             waiting = pool.submit(service.allocate, "patient", 3)
             servers.wait_until(
-                lambda: metric(service, "uniqueid_transaction_retries_total") > 0, "the wait"
+                lambda: service.metric("uniqueid_transaction_retries_total") > 0, "the wait"
             )
             slow = [pool.submit(trickle, service.port, number) for number in range(SLOW)]
             servers.wait_until(lambda: any(client.done() for client in slow), "the first cut", 120)

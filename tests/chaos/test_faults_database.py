@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import servers
-from cell import Cell, kill_9, metric, processes, runs
+from cell import Cell, kill_9, processes, runs
 from fault_proxy import (
     Plan,
     Proxy,
@@ -89,7 +89,7 @@ def test_connection_cut(
             proxy.arm(plan, shots)
             servers.wait_until(lambda: proxy.fired >= fired, "the cut")  # noqa: B023
             cell.load.more_answers(50)
-        assert metric(cell.service, "uniqueid_transaction_retries_total") >= 3
+        assert cell.service.metric("uniqueid_transaction_retries_total") >= 3
     if not ambiguous:
         assert cell.reserves or cell.verdict.gaps == 0
     else:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import servers
-from cell import NOTES, Cell, metric, runs, worker
+from cell import NOTES, Cell, runs, worker
 from checker import check
 from history import is_fence_damaged, is_fence_unavailable
 from load import Load
@@ -185,7 +185,7 @@ def test_the_fence_is_lost_or_truncated(fence: Path, new_url: NewURL) -> None:
             service.cmd("fence", "--adopt")
             cell.load.more_answers(50)
             servers.wait_until(lambda: service.get("/readyz")[0] == 200, "the service being ready")
-        assert metric(service, "uniqueid_counter_regressions_total") == 0
+        assert service.metric("uniqueid_counter_regressions_total") == 0
 
 
 def test_each_of_several_services_knows_its_own_ids_alone(
@@ -256,7 +256,7 @@ def test_the_fence_is_on_a_full_disk(small_disk: Path, new_url: NewURL) -> None:
         status, document = cell.service.get("/readyz")
         assert status == 503
         assert "No space left" in document["checks"]["fence"]
-        assert metric(cell.service, "uniqueid_fence_write_errors_total") >= 1
+        assert cell.service.metric("uniqueid_fence_write_errors_total") >= 1
         # A worker that is killed meanwhile starts on the file as it was last written.
         os.kill(worker(cell.service), signal.SIGKILL)
         cell.load.more(is_fence_unavailable, "a 503")

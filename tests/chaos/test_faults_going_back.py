@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import servers
-from cell import Cell, metric
+from cell import Cell
 from fault_proxy import Proxy
 from history import is_503, is_regressed
 from load import MODES
@@ -52,7 +52,7 @@ def check_what_is_said(cell: Cell, policy: str) -> None:
             assert re.fullmatch(rf"{re.escape(mode)}: \d+ -> {expected}\n", said)
     cell.load.more_answers(200)
     servers.wait_until(lambda: service.get("/readyz")[0] == 200, "the service being ready again")
-    assert metric(service, "uniqueid_counter_regressions_total") >= 1
+    assert service.metric("uniqueid_counter_regressions_total") >= 1
     log = service.log.read_text()
     assert "COUNTER WENT BACK" in log
     if policy == "stop":
@@ -198,4 +198,4 @@ def test_sqlite_file_gone_for_a_while(new_url: Callable[[str], str]) -> None:
         assert not path.exists()
         os.rename(away, path)
         cell.load.more_answers(200)
-        assert metric(cell.service, "uniqueid_counter_regressions_total") == 0
+        assert cell.service.metric("uniqueid_counter_regressions_total") == 0

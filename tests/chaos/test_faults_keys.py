@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import servers
-from cell import Cell, kill_9, metric, runs, worker
+from cell import Cell, kill_9, runs, worker
 from fault_proxy import Proxy, commit_answer_is_lost, commit_never_arrives
 from history import is_503
 from keyed import KeyedLoad
@@ -87,4 +87,4 @@ def test_connections_cut_around_commit(network: str, server: Server, proxy: Prox
         for _time in range(10):
             proxy.cut()
             cell.keyed.more_answers(5)
-        assert metric(cell.service, "uniqueid_replays_total") > 0
+        assert cell.service.metric("uniqueid_replays_total") > 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import servers
-from cell import NOTES, kill_9, metric, worker
+from cell import NOTES, kill_9, worker
 
 RESTARTS = 50
 REQUESTS = 200_000
@@ -103,9 +103,9 @@ def test_memory_is_flat_over_200_000_requests(kind: str, new_url: Callable[[str]
         pid = worker(service)
 
         def serve(requests: int) -> None:
-            end = metric(service, "uniqueid_http_requests_total") + requests
+            end = service.metric("uniqueid_http_requests_total") + requests
             for _time in range(200):
-                if metric(service, "uniqueid_http_requests_total") >= end:
+                if service.metric("uniqueid_http_requests_total") >= end:
                     return
                 subprocess.run(
                     ["wrk", "-t1", "-c64", "-d2s", f"{service.url}/getid?range=3&mode=m"],
@@ -124,4 +124,4 @@ def test_memory_is_flat_over_200_000_requests(kind: str, new_url: Callable[[str]
         )
         assert after - before < GROWTH
         assert worker(service) == pid
-        assert metric(service, "uniqueid_ids_total") % 3 == 0
+        assert service.metric("uniqueid_ids_total") % 3 == 0

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import sqlite3
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -88,23 +87,12 @@ def hold_up(
 
     # The first is alone with the database, so it is known how many wait when all have arrived.
     futures = [ask()]
-    wait_until(lambda: metric(service, "uniqueid_transaction_retries_total") > 0, "the wait")
+    wait_until(lambda: service.metric("uniqueid_transaction_retries_total") > 0, "the wait")
     futures += [ask() for _ in range(number - 1)]
     wait_until(
-        lambda: metric(service, "uniqueid_queue_requests") == number - 1, "all requests waiting"
+        lambda: service.metric("uniqueid_queue_requests") == number - 1, "all requests waiting"
     )
     return lock, futures
-
-
-def metric(service: Service, name: str) -> float:
-    """The sum of a metric over its labels."""
-    with urllib.request.urlopen(service.url + "/metrics", timeout=30) as response:
-        lines = response.read().decode().splitlines()
-    return sum(
-        float(line.rpartition(" ")[2])
-        for line in lines
-        if line.startswith((f"{name} ", f"{name}{{"))
-    )
 
 
 @pytest.mark.parametrize("to_group", [False, True], ids=["master", "terminal"])
