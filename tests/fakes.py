@@ -28,6 +28,10 @@ class FakeStore:
     def __init__(self, **counters: int) -> None:
         self.values: dict[str, int] = dict(counters)
         self.transactions: list[dict[str, int]] = []
+        self.alone = False
+        """Whether a counter can be moved on by one statement."""
+        self.singles: list[tuple[str, int]] = []
+        """Mode and count of each such statement."""
         self.gate = threading.Event()
         self.gate.set()
         self.arrived = threading.Semaphore(0)
@@ -84,6 +88,20 @@ class FakeStore:
         if self.errors_after_commit:
             raise self.errors_after_commit.pop(0)
         return results
+
+    def advance_alone(self, mode: str, count: int, floors: Mapping[str, int]) -> Advanced | None:
+        if not self.alone:
+            return None
+        self.arrived.release()
+        self.gate.wait(30)
+        if self.errors:
+            raise self.errors.pop(0)
+        if mode not in self.values:
+            return None
+        self.singles.append((mode, count))
+        first = self.values[mode]
+        self.values[mode] = first + count
+        return Advanced(mode, first, first)
 
     def _record(self, done: Advanced, plan: Plan, first: int) -> Advanced:
         rows, placed = plan.place(first)

@@ -4,6 +4,10 @@ One committer thread takes whatever has arrived, adds it up per mode, has the st
 and slices the ranges. What arrives meanwhile shares the next transaction, so a lone caller never
 waits for company and a crowd costs one commit. A caller is woken only after the COMMIT.
 
+Where callers come one at a time, each does its transaction in its own thread, if a single statement
+is likely to do it: to hand it over to the committer and back takes as long as the statement itself.
+Whoever uses the store has the turn; the committer gives it away while it waits for callers.
+
 The guard: the allocator remembers the highest ID it has handed out of each counter. A database
 that answers with less has gone back, and what it says is not believed.
 
@@ -49,6 +53,8 @@ log = logging.getLogger(__name__)
 # Seconds between two looks at a database that is down or has gone back, and between two tries of
 # a counter that somebody else holds locked.
 _LOOK_AGAIN = 1.0
+# Seconds that a caller must be ready to wait, or the committer does its transaction.
+_ALONE_FROM = 2.0
 # Seconds after which those who wait beyond `crowd` are sent away.
 _CROWD_PATIENCE = 1.0
 # Seconds between two looks for entries of the journal whose time is over, when there were none,
@@ -109,6 +115,9 @@ class Counters(Protocol):
         entries: Sequence[Any] = (),
     ) -> Mapping[str, Advanced | UniqueIDError]: ...
 
+    def advance_alone(
+        self, mode: str, count: int, floors: Mapping[str, int]
+    ) -> Advanced | None: ...
     def give_back(self, rests: Mapping[str, tuple[int, int]], *, deadline: float) -> int: ...
     def counters(self) -> Mapping[str, int]: ...
     def ping(self) -> None: ...
@@ -240,7 +249,7 @@ def _facts(totals: Mapping[str, int]) -> dict[str, object]:
 class Allocator:
     """Hands out ranges, none twice.
 
-    :param store: where the counters are; only the committer thread uses it.
+    :param store: where the counters are; one thread at a time uses it.
     :param request_timeout: seconds that a caller waits at the most.
     :param queue_size: how many callers may wait.
     :param batch_size: how many of them share a transaction at the most.
@@ -307,6 +316,13 @@ class Allocator:
         self._in_flight: _Flight | None = None
         self._stalled: _Flight | None = None
         self._closing = threading.Event()
+        self._turn = threading.Lock()
+        self._main: int | None = None
+        # Waiting for a lock, a statement may take longer than a shorter time than this.
+        self._may_be_alone = not reserve and request_timeout >= _ALONE_FROM
+        self._alone = False
+        """Whether the last transaction had one caller and nothing else is going on, so that the
+        next one is likely to be alone as well."""
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -320,6 +336,7 @@ class Allocator:
         with self._starting:
             if self._thread is None:
                 self._one_cpu = one_cpu
+                self._main = threading.main_thread().ident
                 self._thread = threads.start(self._run, "committer")
 
     def allocate(
@@ -393,6 +410,8 @@ class Allocator:
         # Adding to a set is one step for CPython's threads, and cheaper than a lock.
         self._callers.add(ticket)
         try:
+            if self._alone and entry is None and self._met_alone(ticket):
+                return self._told(ticket, facts)
             self._enqueue(ticket)
             if not self._answered(ticket):
                 raise self._give_up(ticket)
@@ -401,9 +420,58 @@ class Allocator:
         if ticket.error is not None:
             # One error may go to many callers; each starts a traceback of its own.
             raise ticket.error.with_traceback(None)
+        return self._told(ticket, facts)
+
+    @staticmethod
+    def _told(ticket: _Ticket, facts: dict[str, object] | None) -> int:
         if facts is not None:
             facts["batch"] = ticket.batch
         return ticket.first
+
+    def _met_alone(self, ticket: _Ticket) -> bool:
+        """Move the counter on in this thread, if nobody else is there; whether that was done.
+
+        For no longer than one statement takes. What does not go smoothly is the committer's to try
+        and to judge.
+
+        :raises DatabaseUnavailable: when the statement had no answer up to the deadline.
+        """
+        # uWSGI takes its signals in the main thread, and waits there for the other threads, some of
+        # which could be waiting for the turn.
+        if threading.get_ident() == self._main or not self._turn.acquire(blocking=False):
+            return False
+        try:
+            if not self._alone or self._groups or len(self._callers) > 1:
+                return False
+            since = self._clock()
+            self._in_flight = _Flight(since)
+            try:
+                advanced = self._store.advance_alone(ticket.mode, ticket.count, self._floors)
+            except Exception:
+                log.exception("a transaction in its caller's thread failed; it is tried again")
+                advanced = None
+            finally:
+                self._in_flight = None
+            seconds = self._clock() - since
+            if advanced is None:
+                self._alone = False
+            else:
+                ticket.batch = self._batch = 1
+                self._hand_out(ticket.mode, [ticket], advanced, ticket.count)
+                self._committed(1, seconds, {ticket.mode: ticket.count})
+        finally:
+            self._turn.release()
+        if advanced is None and self._clock() >= ticket.deadline:
+            ticket.abandoned = True
+            raise self._no_answer_alone()
+        return advanced is not None
+
+    def _no_answer_alone(self) -> DatabaseUnavailable:
+        """Have the committer see whether the database answers; others are refused until it does."""
+        with self._arrived:
+            self._down = self._no_answer()
+            self._arrived.notify()
+        return self._no_answer()
 
     def _enqueue(self, ticket: _Ticket) -> None:
         with self._arrived:
@@ -533,6 +601,8 @@ class Allocator:
     # -- the committer ------------------------------------------------------------------------
 
     def _run(self) -> None:
+        # For good, but for the waiting in _collect: nobody uses the store after this thread.
+        self._turn.acquire()
         try:
             last = False
             if self._fenced:
@@ -572,8 +642,15 @@ class Allocator:
             until = self._look_at - self._clock()
             patience = until if patience is None else min(patience, until)
         with self._arrived:
-            if not self._groups and not self._closing.is_set():
+            idle = not (self._groups or self._closing.is_set() or self._down)
+            if idle:
+                self._turn.release()
                 self._arrived.wait(None if patience is None else max(0, patience))
+        if idle:
+            # First: a caller who is alone goes before whoever waits.
+            self._alone = False
+            self._turn.acquire()
+        with self._arrived:
             closing = self._closing.is_set() and not self._groups
         if deferred and (closing or self._clock() >= self._deferred_until):
             # Apart from the rest, which would wait for the lock with them.
@@ -641,6 +718,13 @@ class Allocator:
             self._in_flight = None
             if self._blocks is not None:
                 self._blocks.circulate()
+            self._alone = (
+                self._may_be_alone
+                and self._batch == 1
+                and self._down is None
+                and not self._regressed
+                and not self._deferred.tickets
+            )
             self._answer_group()
 
     def _fail_group(self, error: Exception) -> int:
@@ -701,12 +785,15 @@ class Allocator:
                 self._drop_blocks()
             if self._blocks is not None:
                 self._blocks.circulate(again=bool(again))
-            self._observer.committed(self._batch, seconds)
+            self._committed(self._batch, seconds, totals)
             self._answer_group(ticket for batch in pending for ticket in batch)
-            if log.isEnabledFor(logging.DEBUG):
-                log.debug(Event("committed", batch=self._batch, duration=seconds, **_facts(totals)))
             if went_back:
                 self._look_at_all()
+
+    def _committed(self, batch: int, seconds: float, totals: Mapping[str, int]) -> None:
+        self._observer.committed(batch, seconds)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug(Event("committed", batch=batch, duration=seconds, **_facts(totals)))
 
     @staticmethod
     def _without_entries(tickets: list[_Ticket], error: JournalMissing) -> list[_Ticket]:

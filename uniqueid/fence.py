@@ -255,7 +255,7 @@ def _repeated(mode: str, outcome: Advanced, entries: Sequence[Any]) -> int:
 class FencedStore:
     """A store whose IDs reach nobody before the fence stands above them.
 
-    It has what the allocator needs of a store, and one thread uses it, the committer. Each call
+    It has what the allocator needs of a store, and one thread at a time uses it. Each call
     opens the fence first where that was not done yet or did not work.
 
     :param store: where the counters are.
@@ -322,6 +322,25 @@ class FencedStore:
         for counter, next_id in moved.items():
             self.floors[counter] = max(next_id, self.floors.get(counter, 1))
         return outcomes
+
+    def advance_alone(self, mode: str, count: int, floors: Mapping[str, int]) -> Advanced | None:
+        """As the store's, while the fence stands and need not be moved for it."""
+        if (
+            self.trouble is not None
+            or not self._lock.held
+            or self._bound(mode) < self.floors.get(mode, 1) + count
+            or self._signature() != self._as_written
+        ):
+            return None
+        advanced = self._store.advance_alone(mode, count, self.floors)
+        if advanced is None:
+            return None
+        next_id = advanced.first + count
+        if self._bound(advanced.counter) < next_id:
+            # The counter was higher than this process had left it: a gap.
+            return None
+        self.floors[advanced.counter] = max(next_id, self.floors.get(advanced.counter, 1))
+        return advanced
 
     def give_back(self, rests: Mapping[str, tuple[int, int]], *, deadline: float) -> int:
         """As the store's, after the fence has come down to what was handed out.

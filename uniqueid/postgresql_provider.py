@@ -10,15 +10,15 @@ from pony.orm.dbproviders import postgres
 from psycopg2 import OperationalError, extensions
 
 from uniqueid.database_url import DatabaseURL
-from uniqueid.providers import LOCK_WAIT
+from uniqueid.providers import LOCK_WAIT, keep_connection
 
 
-def arguments(url: DatabaseURL, answer_timeout: int) -> dict[str, Any]:
+def arguments(url: DatabaseURL, answer_timeout: float) -> dict[str, Any]:
     """What `psycopg2.connect` is called with (libpq's manual, parameter key words).
 
     libpq's own `connect_timeout` is not among it: it counts for blocking connections alone.
     """
-    settings = f"-c lock_timeout={LOCK_WAIT}s"
+    settings = f"-c lock_timeout={LOCK_WAIT}s -c default_transaction_isolation=serializable"
     options = dict(url.options)
     options["options"] = f"{options['options']} {settings}" if "options" in options else settings
     named = {
@@ -70,12 +70,16 @@ def wait_for_answer(connection: Any) -> None:
 
 
 class PostgreSQLPool(postgres.PGPool):  # type: ignore[misc]
-    """One connection a thread, whose BEGIN says SERIALIZABLE."""
+    """One connection, serializable from its start."""
+
+    __slots__ = ("con", "pid")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        keep_connection(self, lambda: super(PostgreSQLPool, self).__init__(*args, **kwargs))
 
     def _connect(self) -> None:
         try:
             super()._connect()
-            self.con.set_session(isolation_level=extensions.ISOLATION_LEVEL_SERIALIZABLE)
         except BaseException:
             # Nobody may go on with a session that is half set up: Pony would keep it.
             self.disconnect()
@@ -96,11 +100,20 @@ class PostgreSQLProvider(postgres.PGProvider):  # type: ignore[misc]
         extensions.set_wait_callback(wait_for_answer)
         return PostgreSQLPool(self.dbapi_module, *args, **kwargs)
 
+    def alone(self, connection: Any) -> None:
+        """Make the next statement a transaction of its own, which is serializable as well."""
+        connection.autocommit = True
+
     @wrap_dbapi_exceptions  # type: ignore[untyped-decorator]
     def set_transaction_mode(self, connection: Any, cache: Any) -> None:
         session = cache.db_session
-        # Otherwise DDL would commit step by step.
+        # DDL would commit step by step without a transaction.
         transaction = session is not None and (session.serializable or session.ddl)
-        if connection.autocommit is transaction:
-            connection.autocommit = not transaction
+        # No round trip: it is for the next BEGIN.
+        connection.autocommit = False
+        if transaction:
+            connection.isolation_level = extensions.ISOLATION_LEVEL_SERIALIZABLE
+        else:
+            # A serializable reader of all counters could be refused because of those who write.
+            connection.isolation_level = extensions.ISOLATION_LEVEL_READ_COMMITTED
         cache.in_transaction = transaction

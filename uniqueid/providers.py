@@ -1,9 +1,11 @@
 """Pony's database providers, made fit for counters.
 
-Three things differ from Pony's own. No provider reconnects inside a transaction: Pony would go on
-without the locks that the lost session held, and hand out a range twice. Every session is
-serializable from its start, which spares a round trip a transaction. And a connection that goes
-back to its pool with nothing open is left alone, which spares another.
+What differs from Pony's own: No provider reconnects inside a transaction: Pony would go on without
+the locks that the lost session held, and hand out a range twice. Every session is serializable from
+its start, which spares a round trip a transaction. A connection that goes back to its pool with
+nothing open is left alone, which spares another. A pool has one connection, and whichever thread's
+turn it is uses it. And a single statement can be a transaction of its own (`alone`), which spares
+the round trips for BEGIN and COMMIT.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import random
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -29,7 +32,7 @@ for longer is tried again apart from the rest."""
 
 
 def binding(
-    url: DatabaseURL, *, create: bool, connect_timeout: int, answer_timeout: int
+    url: DatabaseURL, *, create: bool, connect_timeout: float, answer_timeout: float
 ) -> tuple[type[DBAPIProvider], dict[str, Any]]:
     """The provider for a database and the arguments that Pony's `Database.bind` takes with it.
 
@@ -43,6 +46,7 @@ def binding(
             "filename": url.database,
             "create_db": create,
             "timeout": LOCK_WAIT,
+            "check_same_thread": False,
         }
     if url.kind == "mysql":
         return MySQLProvider, _mysql_arguments(url, connect_timeout, answer_timeout)
@@ -51,7 +55,7 @@ def binding(
     return PostgreSQLProvider, arguments(url, answer_timeout)
 
 
-def _mysql_arguments(url: DatabaseURL, connect_timeout: int, answer_timeout: int) -> dict[str, Any]:
+def _mysql_arguments(url: DatabaseURL, connect_timeout: float, answer_timeout: float) -> dict[str, Any]:
     options: dict[str, Any] = dict(url.options)
     if url.host is not None:
         options["host"] = url.host
@@ -116,13 +120,31 @@ _told_replaced: dict[str, tuple[int, int]] = {}
 """File names, and the last new file there that the log was told of: each thread finds it out."""
 
 
-class SQLitePool(sqlite.SQLitePool):  # type: ignore[misc]
-    """One connection a thread, made anew when the file is no longer the one that was opened."""
+def keep_connection(pool: Pool, init: Callable[[], None]) -> None:
+    """Let a pool be initialised for one more thread, with the connection it has.
 
-    opened: tuple[int, int] | None = None
+    Pony's pools are `threading.local`, and are initialised in each thread. Slots of such a class
+    are common to all threads (CPython's documentation, `_threading_local`).
+    """
+    connection, pid = getattr(pool, "con", None), getattr(pool, "pid", None)
+    init()
+    pool.con, pool.pid = connection, pid
+
+
+class SQLitePool(sqlite.SQLitePool):  # type: ignore[misc]
+    """One connection, made anew when the file is no longer the one that was opened."""
+
+    __slots__ = ("con", "opened", "pid", "wal")
+
+    opened: tuple[int, int] | None
     """The database's file as of the last connection."""
-    wal: tuple[int, int] | None = None
+    wal: tuple[int, int] | None
     """The write-ahead log of that file."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if not hasattr(self, "opened"):
+            self.opened = self.wal = None
+        keep_connection(self, lambda: super(SQLitePool, self).__init__(*args, **kwargs))
 
     def connect(self) -> tuple[Any, bool]:
         if self.con is not None:
@@ -184,9 +206,17 @@ class SQLiteProvider(sqlite.SQLiteProvider):  # type: ignore[misc]
     ) -> SQLitePool:
         return SQLitePool(is_shared_memory_db, filename, create_db, **kwargs)
 
+    def alone(self, connection: Any) -> None:
+        """Make the next statement a transaction of its own, as it is without a BEGIN."""
+
 
 class MySQLPool(Pool):  # type: ignore[misc]
-    """One connection a thread, serializable and strict from its start."""
+    """One connection, serializable and strict from its start."""
+
+    __slots__ = ("con", "pid")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        keep_connection(self, lambda: super(MySQLPool, self).__init__(*args, **kwargs))
 
     def _connect(self) -> None:
         super()._connect()
@@ -219,10 +249,16 @@ class MySQLProvider(mysql.MySQLProvider):  # type: ignore[misc]
         pool = super().get_pool(*args, **kwargs)
         return MySQLPool(pool.dbapi_module, *pool.args, **pool.kwargs)
 
+    def alone(self, connection: Any) -> None:
+        """Make the next statement a transaction of its own; a round trip if the last was not."""
+        connection.autocommit(True)
+
     @wrap_dbapi_exceptions  # type: ignore[untyped-decorator]
     def set_transaction_mode(self, connection: Any, cache: Any) -> None:
         cache.immediate = True
         if cache.db_session is not None and cache.db_session.serializable:
+            # A round trip if the last statement was a transaction of its own.
+            connection.autocommit(False)
             cache.in_transaction = True
         else:
             # A plain SELECT of a serializable InnoDB session locks the rows it reads.

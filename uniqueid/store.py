@@ -1,4 +1,8 @@
-"""The counters in the database; one call, one serializable transaction."""
+"""The counters in the database; one call, one serializable transaction.
+
+Where a call moves one counter that nobody else moves, the transaction is a single guarded UPDATE on
+Pony's connection, which the database commits by itself: one round trip, and no session of Pony's.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ from uniqueid.errors import (
     UniqueIDError,
 )
 from uniqueid.journal import Journal, Placed, Plan, Record
-from uniqueid.providers import binding
+from uniqueid.providers import LOCK_WAIT, binding
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +47,13 @@ SYNC = "run 'pacifica-uniqueid-cmd dbsync'"
 _BACKOFF_START = 0.005
 _BACKOFF_CONFLICT = 0.1
 _BACKOFF_CONNECTION = 1.0
+# Single statements after which a MySQL session is changed to commit each of them by itself.
+_SINGLE_BEFORE_CHANGE = 4
 # Counters that are lowered in one transaction.
 _GIVEN_TOGETHER = 500
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Advanced:
     """A counter that was moved on."""
 
@@ -72,7 +78,7 @@ Outcome = Advanced | UniqueIDError
 """What became of one mode: moved on, or refused alone while the others went through."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Left:
     """Where this store left a counter."""
 
@@ -120,11 +126,13 @@ class Store:
         self.connections = 0
         """How many connections were made so far: a new one may lead to another server."""
         self._create = create
-        self._timeout = max(2, round(timeout))
+        # Longer than a statement may wait for a lock.
+        self._timeout = max(LOCK_WAIT + 1, timeout)
         self._on_retry = on_retry
         self._clock = clock
         self._sleep = sleep
         self._left: dict[str, _Left] = {}
+        self._single = 0
         self._opened = False
         self._opening = threading.Lock()
         self._transact = db_session(serializable=True)(self._advance_all)
@@ -193,6 +201,10 @@ class Store:
         # Guarded by the value that was read: if the lock was lost in between, nothing is written.
         self._update = (
             f"UPDATE {table} SET {value} = $next_id WHERE {key} = $mode AND {value} = $found"
+        )
+        mark = "?" if self.url.kind == "sqlite" else "%s"
+        self._update_alone = (
+            f"UPDATE {table} SET {value} = {mark} WHERE {key} = {mark} AND {value} = {mark}"
         )
         self._update_all = (
             f"UPDATE {table} SET {value} = {value} + CASE {key} {{counts}} END"
@@ -350,6 +362,10 @@ class Store:
             wanted = {mode: count for mode, count in totals.items() if mode not in refused}
             try:
                 self.open()
+                if not entries:
+                    advanced = self._move_only_one(wanted, floors)
+                    if advanced is not None:
+                        return {**advanced, **refused}
                 room = self._room(wanted, floors)
                 if not entries:
                     outcomes = self._transact(wanted, floors, repair, room)
@@ -386,6 +402,89 @@ class Store:
                     self.disconnect()
                 self._pause(attempt, cause, deadline, error)
                 attempt += 1
+
+    def advance_alone(self, mode: str, count: int, floors: Mapping[str, int]) -> Advanced | None:
+        """Move one counter on, if one statement on the open connection is likely to do it.
+
+        For a caller who cannot wait longer than for the answer to one statement.
+
+        :returns: None when `advance` has to be asked. Where it is not known whether the database
+            did it, these IDs are lost.
+        """
+        if not self._opened:
+            return None
+        try:
+            return self._move_alone(mode, count, floors)
+        except _OneMode:
+            self._on_retry(Cause.LOCK_TIMEOUT)
+        except Exception as error:
+            cause = classify(error)
+            if cause is None:
+                raise
+            if cause is Cause.CONNECTION or cause not in TRANSIENT:
+                self.disconnect()
+            self._on_retry(cause)
+        return None
+
+    def _move_only_one(
+        self, totals: Mapping[str, int], floors: Mapping[str, int]
+    ) -> dict[str, Outcome] | None:
+        """The same for `advance`, which knows what to do with an error."""
+        if len(totals) != 1:
+            self._single = 0
+            return None
+        ((mode, count),) = totals.items()
+        advanced = self._move_alone(mode, count, floors)
+        return None if advanced is None else {mode: advanced}
+
+    def _move_alone(self, mode: str, count: int, floors: Mapping[str, int]) -> Advanced | None:
+        """Move a counter on from where this store left it, which spares reading it, and in a
+        statement that is a transaction of its own, which spares BEGIN and COMMIT.
+
+        Nothing is written, and the answer is None, unless the counter is exactly there. While
+        somebody else moves it as well, it is not tried.
+        """
+        left = self._expected(mode, count, floors)
+        if left is None:
+            self._single = 0
+            return None
+        provider = self.database.provider
+        if provider.pool.con is None:
+            # Not here: it can take long.
+            return None
+        next_id = left.next_id + count
+        try:
+            connection, is_new = provider.connect()
+            if is_new:
+                # SQLite's file is another one: whoever sees the number looks at the counters.
+                self.connections += 1
+                return None
+            if self.url.kind == "mysql" and not connection.get_autocommit():
+                # To change that takes a round trip, which has to pay.
+                self._single += 1
+                if self._single < _SINGLE_BEFORE_CHANGE:
+                    return None
+            provider.alone(connection)
+            cursor = connection.cursor()
+            provider.execute(cursor, self._update_alone, (next_id, mode, left.next_id))
+        except Exception as error:
+            # Wherever the counter is now.
+            self._left.pop(mode, None)
+            self._raise_for_mode(mode, error)
+            raise
+        if cursor.rowcount != 1:
+            left.alone = False
+            return None
+        self._left[mode] = _Left(left.counter, next_id, True)
+        return Advanced(left.counter, left.next_id, left.next_id)
+
+    def _raise_for_mode(self, mode: str, error: Exception) -> None:
+        """Say so if an error is about one mode, and the others of its transaction can go on."""
+        cause = classify(error)
+        if cause is Cause.NOT_STORABLE:
+            raise _OneMode(ModeNotStorable(mode), mode) from error
+        if cause is Cause.LOCK_TIMEOUT and self.url.kind != "sqlite":
+            raise _OneMode(ModeBusy(mode), mode) from error
 
     def _remember(self, outcomes: Mapping[str, Outcome], counts: Mapping[str, int]) -> None:
         """Note where the counters are after a commit."""
@@ -454,11 +553,7 @@ class Store:
             try:
                 outcome, created = self._advance_one(mode, totals[mode], floors, repair, room)
             except Exception as error:
-                cause = classify(error)
-                if cause is Cause.NOT_STORABLE:
-                    raise _OneMode(ModeNotStorable(mode), mode) from error
-                if cause is Cause.LOCK_TIMEOUT and self.url.kind != "sqlite":
-                    raise _OneMode(ModeBusy(mode), mode) from error
+                self._raise_for_mode(mode, error)
                 raise
             outcomes[mode] = outcome
             room -= created

@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from per_thread import PerThread
+
 from uniqueid import config, schema, service
 from uniqueid.app import make_app
 from uniqueid.validation import Limits
@@ -19,14 +21,16 @@ class OneTransaction:
     def __init__(self) -> None:
         configuration = config.load()
         self.timeout = configuration.settings.request_timeout
-        self.store = service.make_store(configuration)
-        schema.require(self.store)
-        self.store.disconnect()
+        store = service.make_store(configuration)
+        schema.require(store)
+        store.disconnect()
+        # A store is for one thread at a time.
+        self.stores = PerThread(lambda: service.make_store(configuration))
 
     def allocate(self, mode: str, count: int, facts: object = None, entry: object = None) -> int:
         """The first of `count` IDs."""
         deadline = time.monotonic() + self.timeout
-        outcome: Any = self.store.advance({mode: count}, {}, deadline=deadline)[mode]
+        outcome: Any = self.stores.get().advance({mode: count}, {}, deadline=deadline)[mode]
         if isinstance(outcome, Exception):
             raise outcome
         return int(outcome.first)

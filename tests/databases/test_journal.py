@@ -252,16 +252,16 @@ def test_a_record_that_is_lost_between_reading_and_confirming_is_no_answer(
 
 
 @pytest.mark.parametrize("same_mode", [True, False])
-def test_two_processes_with_the_same_keys(
+def test_four_processes_with_the_same_keys(
     make_store: Callable[..., Direct], same_mode: bool
 ) -> None:
     """Each key gets one range, whoever comes first; with another mode it is refused."""
-    stores = [make_store(), make_store()]
+    stores = [make_store() for _ in range(4)]
     barrier = threading.Barrier(4)
     rounds = 15
 
     def client(number: int) -> list[tuple[str, str, int]]:
-        direct = stores[number % 2]
+        direct = stores[number]
         got = []
         for step in range(rounds):
             mode = "m" if same_mode else f"m{number % 2}"
