@@ -16,7 +16,7 @@ import psycopg2
 import pymysql
 import servers
 from checker import Verdict, check
-from load import CLIENTS, MODES, Load
+from load import MODES, Load
 
 from uniqueid.database_url import parse
 
@@ -45,6 +45,7 @@ class Cell:
     :param url: where the counters are, by the way which the services take.
     :param ambiguous: whether a COMMIT may be lost (`checker.check`).
     :param processes: how many independent services use the database.
+    :param clients: of all of them together; None for the usual number.
     :param settings: of the services.
     :param initial: the counters that there are before.
     :param prepare: done with the first service before the load starts.
@@ -59,7 +60,7 @@ class Cell:
         *,
         ambiguous: bool,
         processes: int = 1,
-        clients: int = CLIENTS,
+        clients: int | None = None,
         modes: Sequence[str] = MODES,
         settings: dict[str, str] | None = None,
         initial: dict[str, int] | None = None,
@@ -95,11 +96,24 @@ class Cell:
                 service.start()
             self.prepare(self.service)
             self.load.start()
+            if self.load.clients == 1 and not self.reserves:
+                self._met_alone()
             self.load.more_answers(100)
         except BaseException:
             self._remove()
             raise
         return self
+
+    def _met_alone(self) -> None:
+        """See that no one thread has a hand in all requests, as the committer has otherwise."""
+        # The first make the counters.
+        self.load.more_answers(20)
+        before, answers = waits(worker(self.service)), self.load.history.answers()
+        self.load.more_answers(100)
+        after = waits(worker(self.service))
+        answers = self.load.history.answers() - answers
+        most = max(count - before.get(thread, 0) for thread, count in after.items())
+        assert most < answers / 2, f"one thread waited {most} times for {answers} answers"
 
     def __exit__(
         self,
@@ -122,6 +136,8 @@ class Cell:
         self._finished = True
         history = self.load.stop()
         fault = self.fault
+        if self.load.clients == len(self.services):
+            fault += ", one client" if len(self.services) == 1 else ", one client each"
         if self.reserves:
             fault += ", reserved IDs"
             for service in self.services:
@@ -190,6 +206,15 @@ def worker(service: servers.Service) -> int:
     assert service.process is not None
     (pid,) = children(service.process.pid)
     return pid
+
+
+def waits(pid: int) -> dict[str, int]:
+    """How often each thread of a process has waited for something, for a lock or for input."""
+    found = {}
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        text = Path(f"/proc/{pid}/task/{thread}/status").read_text()
+        found[thread] = int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+    return found
 
 
 def runs(pid: int) -> bool:

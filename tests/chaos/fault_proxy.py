@@ -2,14 +2,15 @@
 
 It passes, holds, delays and cuts; it cuts in the middle of a statement, and around COMMIT in both
 ways: 'the COMMIT arrived, the answer was lost' and 'the COMMIT never arrived'. The answer of a
-COMMIT can also come late. It can be pointed at another server while clients stay connected to its
-port.
+COMMIT can also come late. The same can happen to an UPDATE that commits itself. The proxy can be
+pointed at another server while clients stay connected to its port.
 """
 
 from __future__ import annotations
 
 import contextlib
 import random
+import re
 import socket
 import struct
 import threading
@@ -18,43 +19,60 @@ from collections.abc import Callable
 # A client's COMMIT on the wire: MySQL's COM_QUERY (0x03) and PostgreSQL's simple query. Whole
 # messages, since SET TRANSACTION ... READ COMMITTED has the word in it as well.
 _COMMIT = (b"\x03COMMIT", b"Q\x00\x00\x00\x0bCOMMIT\x00")
+# What begins and ends a time in which statements wait for a COMMIT: MySQL's drivers say which way a
+# session goes from then on, PostgreSQL's begin each transaction.
+_BEGIN = re.compile(rb"\x03SET AUTOCOMMIT = 0$|Q....BEGIN", re.DOTALL)
+_END = re.compile(rb"\x03SET AUTOCOMMIT = 1$|Q....(COMMIT|ROLLBACK)\x00$", re.DOTALL)
 _PING = (b"\x03SELECT 1", b"Q\x00\x00\x00\x0dSELECT 1\x00")
 _UPDATE = (b"UPDATE `uniqueindex`", b'UPDATE "uniqueindex"')
 
 Plan = Callable[["_Link", bytes], bytes | None]
 """What to do with a chunk from the client: what to pass on, or None to cut."""
+Which = Callable[["_Link", bytes], bool]
+"""Whether a chunk from the client is the one that something happens to."""
 
 
-def commit_never_arrives(link: _Link, chunk: bytes) -> bytes | None:
-    """Cut before the COMMIT: the database rolls back."""
-    return None if _is_commit(chunk) else chunk
-
-
-def commit_answer_is_lost(link: _Link, chunk: bytes) -> bytes | None:
-    """Pass the COMMIT on, let the database do it, and cut instead of passing its answer back."""
-    if _is_commit(chunk):
-        link.swallow = True
-    return chunk
-
-
-def commit_answer_is_late(seconds: float) -> Plan:
-    """Pass the COMMIT on and keep its answer for so long before it is delivered."""
+def never_arrives(which: Which) -> Plan:
+    """Cut before such a message: the database rolls back, or was not even asked."""
 
     def plan(link: _Link, chunk: bytes) -> bytes | None:
-        if _is_commit(chunk):
+        return None if which(link, chunk) else chunk
+
+    return plan
+
+
+def answer_is_lost(which: Which) -> Plan:
+    """Pass it on, let the database do it, and cut instead of passing its answer back."""
+
+    def plan(link: _Link, chunk: bytes) -> bytes | None:
+        link.swallow = link.swallow or which(link, chunk)
+        return chunk
+
+    return plan
+
+
+def answer_is_late(which: Which, seconds: float) -> Plan:
+    """Pass it on and keep its answer for so long before it is delivered."""
+
+    def plan(link: _Link, chunk: bytes) -> bytes | None:
+        if which(link, chunk):
             link.late = seconds
         return chunk
 
     return plan
 
 
-def cut_in_statement(link: _Link, chunk: bytes) -> bytes | None:
-    """Pass half of an UPDATE on and cut."""
-    if any(word in chunk for word in _UPDATE):
+def cut_in_the_middle(which: Which) -> Plan:
+    """Pass half of it on and cut."""
+
+    def plan(link: _Link, chunk: bytes) -> bytes | None:
+        if not which(link, chunk):
+            return chunk
         with contextlib.suppress(OSError):
             link.server.sendall(chunk[: len(chunk) // 2])
         return None
-    return chunk
+
+    return plan
 
 
 def fall_silent(link: _Link, chunk: bytes) -> bytes | None:
@@ -64,8 +82,24 @@ def fall_silent(link: _Link, chunk: bytes) -> bytes | None:
     return chunk
 
 
-def _is_commit(chunk: bytes) -> bool:
+def is_commit(_link: _Link, chunk: bytes) -> bool:
+    """Whether it is a COMMIT."""
     return any(chunk.endswith(message) for message in _COMMIT)
+
+
+def is_update(_link: _Link, chunk: bytes) -> bool:
+    """Whether it moves counters on."""
+    return any(word in chunk for word in _UPDATE)
+
+
+def commits_itself(link: _Link, chunk: bytes) -> bool:
+    """Whether it moves a counter on in a transaction of its own, which no COMMIT follows."""
+    return is_update(link, chunk) and not link.in_transaction
+
+
+commit_never_arrives = never_arrives(is_commit)
+commit_answer_is_lost = answer_is_lost(is_commit)
+cut_in_statement = cut_in_the_middle(is_update)
 
 
 class _Link:
@@ -80,6 +114,15 @@ class _Link:
         """Seconds for which the next answer is kept."""
         self.silent = False
         """Whether nothing is passed on any more, while the connection stands."""
+        self.in_transaction = False
+        """Whether what the client says next needs a COMMIT."""
+
+    def note(self, chunk: bytes) -> None:
+        """Take note of what the client says about transactions."""
+        if _BEGIN.search(chunk):
+            self.in_transaction = True
+        elif _END.search(chunk):
+            self.in_transaction = False
 
     def cut(self) -> None:
         """Reset both connections, as a router does that lost its state."""
@@ -234,6 +277,7 @@ class Proxy:
 
     def _planned(self, link: _Link, chunk: bytes) -> bytes | None:
         with self._lock:
+            link.note(chunk)
             if self._plan is None or self._shots <= 0:
                 return chunk
             passed = self._plan(link, chunk)

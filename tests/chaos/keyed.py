@@ -12,9 +12,11 @@ from urllib.parse import quote
 
 import servers
 from history import Call
-from load import MAX_CALLS, MAX_SECONDS
+from load import MAX_SECONDS
 
 MODES = ("keyed", "keyed ☃")
+MAX_CALLS = 4000
+"""Of one client."""
 SHARED = 4
 """How many clients send each key."""
 _TRIED_AGAIN = frozenset({409, 503})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import struct
 import threading
@@ -15,17 +16,23 @@ import servers
 from history import Call, History
 
 CLIENTS = 16
-MAX_CALLS = 4000
-"""Of one client: a load is bounded in count."""
+MAX_CALLS = 96_000
+"""Of all clients: a load is bounded in count."""
 MAX_SECONDS = 240
 """And in time."""
 MODES = ("upload_job", "file", "päth ☃ +&=", "SELECT 1;--")
+
+
+def usual_clients(services: int) -> int:
+    """How many a load has where nobody says: CHAOS_CLIENTS, and one for each service at least."""
+    return max(int(os.environ.get("CHAOS_CLIENTS") or CLIENTS), services)
 
 
 class Load:
     """Clients which ask for ranges of several modes and sizes until they are told to stop.
 
     :param ports: of the services; client N uses the N-th, counted round.
+    :param clients: how many there are; None for the usual number.
     :param modes: what they ask for in turn.
     :param timeout: seconds that a client waits for its answer.
     """
@@ -34,19 +41,20 @@ class Load:
         self,
         ports: Sequence[int],
         *,
-        clients: int = CLIENTS,
+        clients: int | None = None,
         modes: Sequence[str] = MODES,
         timeout: float = 20,
     ) -> None:
         self.history = History()
         self.ports = list(ports)
+        self.clients = clients or usual_clients(len(self.ports))
         self.modes = tuple(modes)
         self.timeout = timeout
         self._stop = threading.Event()
         self._end = time.monotonic() + MAX_SECONDS
         self._threads = [
             threading.Thread(target=self._client, args=(number,), daemon=True)
-            for number in range(clients)
+            for number in range(self.clients)
         ]
 
     def start(self) -> None:
@@ -85,7 +93,7 @@ class Load:
 
     def _client(self, number: int) -> None:
         port = self.ports[number % len(self.ports)]
-        for step in range(MAX_CALLS):
+        for step in range(MAX_CALLS // self.clients):
             if self._stop.is_set() or time.monotonic() > self._end:
                 return
             mode = self.modes[(number + step) % len(self.modes)]

@@ -9,7 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 import servers
-from fault_proxy import Proxy, commit_answer_is_late, commit_answer_is_lost
+from fault_proxy import (
+    Proxy,
+    answer_is_late,
+    commit_answer_is_lost,
+    commits_itself,
+    is_commit,
+    never_arrives,
+)
 
 COMMIT = b"\x03COMMIT"
 
@@ -86,7 +93,7 @@ def test_the_answer_of_a_commit_is_late_and_delivered(listener: socket.socket) -
     """Of as many as there are shots; what is no COMMIT passes."""
     pause = Pause()
     with Proxy(listener.getsockname()[1], pause) as proxy, Pair(listener, proxy) as pair:
-        proxy.arm(commit_answer_is_late(3), 1)
+        proxy.arm(answer_is_late(is_commit, 3), 1)
         pair.client.sendall(b"\x03SELECT")
         assert pair.server.recv(10) == b"\x03SELECT"
         pair.server.sendall(b"row")
@@ -116,4 +123,46 @@ def test_the_answer_of_a_commit_is_lost(listener: socket.socket) -> None:
         pair.server.sendall(b"done")
         with contextlib.suppress(ConnectionResetError):
             assert pair.client.recv(10) == b""
+        assert proxy.fired == 1
+
+
+def simple_query(text: bytes) -> bytes:
+    """As PostgreSQL's clients send it."""
+    return b"Q" + (len(text) + 5).to_bytes(4, "big") + text + b"\x00"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "update"),
+    [
+        (
+            b"\x16\x00\x00\x00\x03SET AUTOCOMMIT = 0",
+            [b"\x07\x00\x00\x00\x03COMMIT", b"\x16\x00\x00\x00\x03SET AUTOCOMMIT = 1"],
+            b"\x03UPDATE `uniqueindex` SET `index` = 2",
+        ),
+        (
+            simple_query(b"BEGIN ISOLATION LEVEL SERIALIZABLE"),
+            [simple_query(b"COMMIT")],
+            simple_query(b'UPDATE "uniqueindex" SET "index" = 2'),
+        ),
+        (
+            simple_query(b"BEGIN ISOLATION LEVEL SERIALIZABLE"),
+            [simple_query(b"ROLLBACK")],
+            simple_query(b'UPDATE "uniqueindex" SET "index" = 2'),
+        ),
+    ],
+    ids=["mysql", "postgresql", "postgresql_rollback"],
+)
+def test_an_update_that_commits_itself_never_arrives(
+    listener: socket.socket, before: bytes, after: list[bytes], update: bytes
+) -> None:
+    """One of a transaction passes, with its COMMIT; the next without one is cut."""
+    with Proxy(listener.getsockname()[1]) as proxy, Pair(listener, proxy) as pair:
+        proxy.arm(never_arrives(commits_itself), 1)
+        for chunk in (before, update, *after):
+            assert proxy.fired == 0
+            pair.client.sendall(chunk)
+            assert pair.server.recv(100) == chunk
+        pair.client.sendall(update)
+        with contextlib.suppress(ConnectionResetError):
+            assert pair.server.recv(100) == b""
         assert proxy.fired == 1

@@ -14,13 +14,15 @@ from cell import Cell, kill_9, processes, runs
 from fault_proxy import (
     Plan,
     Proxy,
-    commit_answer_is_late,
+    answer_is_late,
     commit_answer_is_lost,
     commit_never_arrives,
     cut_in_statement,
     fall_silent,
+    is_commit,
 )
 from history import is_503
+from load import CLIENTS
 
 Server = servers.MariaDB | servers.PostgreSQL
 
@@ -82,15 +84,22 @@ def test_connection_cut(
     network: str, proxy: Proxy, url: str, fault: str, plan: Plan, ambiguous: bool
 ) -> None:
     """The transaction is done again; only a COMMIT that arrived leaves a gap."""
-    # Each cut may take what is reserved along.
-    with Cell(fault, network, url, ambiguous=ambiguous, drops=5) as cell:
+    # With fewer clients there are hardly any COMMITs (test_faults_alone.py).
+    cell = Cell(fault, network, url, ambiguous=ambiguous, clients=CLIENTS, drops=5)
+    cut(cell, proxy, plan)
+
+
+def cut(cell: Cell, proxy: Proxy, plan: Plan) -> None:
+    """Carry a plan out five times, and see what has become of it."""
+    # Each time what is reserved may be lost as well.
+    with cell:
         for shots in (1, 1, 3):
             fired = proxy.fired + shots
             proxy.arm(plan, shots)
             servers.wait_until(lambda: proxy.fired >= fired, "the cut")  # noqa: B023
             cell.load.more_answers(50)
         assert cell.service.metric("uniqueid_transaction_retries_total") >= 3
-    if not ambiguous:
+    if not cell.ambiguous:
         assert cell.reserves or cell.verdict.gaps == 0
     else:
         assert cell.verdict.gaps > 0
@@ -113,12 +122,12 @@ def test_commit_answer_comes_late(network: str, proxy: Proxy, url: str, late: fl
     The time-out is 2 seconds: for a caller since it asked, for the driver since the statement.
     """
     fault = f"answer of COMMIT {late:g} s late"
-    with Cell(fault, network, url, ambiguous=True) as cell:
+    with Cell(fault, network, url, ambiguous=True, clients=CLIENTS) as cell:
         for _time in range(2):
             fired = proxy.fired + 1
             # With the statements before it, both are more than a caller waits.
             proxy.delay("down", 0.1, 0.1)
-            proxy.arm(commit_answer_is_late(late), 1)
+            proxy.arm(answer_is_late(is_commit, late), 1)
             cell.load.more(is_503, "a 503")
             servers.wait_until(lambda: proxy.fired >= fired, "the late answer")  # noqa: B023
             proxy.delay("down", 0, 0)

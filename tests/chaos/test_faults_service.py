@@ -49,8 +49,13 @@ def test_graceful_reload(kind: str, new_url: NewURL) -> None:
 
 def test_sigterm(kind: str, new_url: NewURL) -> None:
     """SIGTERM answers what was accepted and ends with 0: what was committed was answered."""
-    with Cell("SIGTERM", kind, new_url(kind), ambiguous=False) as cell:
-        for _time in range(2):
+    end_and_start(Cell("SIGTERM", kind, new_url(kind), ambiguous=False), times=2)
+
+
+def end_and_start(cell: Cell, times: int) -> None:
+    """End the service of a cell in an orderly way, and start it again, some times."""
+    with cell:
+        for _time in range(times):
             before = worker(cell.service)
             cell.service.signal(signal.SIGTERM)
             assert cell.service.wait() == 0
@@ -63,14 +68,14 @@ def test_sigterm(kind: str, new_url: NewURL) -> None:
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_services_on_one_database(network: str, processes: int, new_url: NewURL) -> None:
     """Independent services share the counters, also while one of them is killed."""
-    with Cell(
-        f"{processes} services, one killed",
-        network,
-        new_url(network),
-        ambiguous=False,
-        processes=processes,
-        clients=24,
-    ) as cell:
+    fault = f"{processes} services, one killed"
+    url = new_url(network)
+    share(Cell(fault, network, url, ambiguous=False, processes=processes, clients=24))
+
+
+def share(cell: Cell) -> None:
+    """Have the services of a cell serve at the same time, and kill the last."""
+    with cell:
         cell.load.more_answers(600)
         os.kill(worker(cell.services[-1]), signal.SIGKILL)
         cell.load.more_answers(300)

@@ -1,0 +1,165 @@
+"""The most telling faults with one client; `make chaos CLIENTS=1` runs all of them so.
+
+Whoever is alone has its counter moved on in the thread of its request, by an UPDATE that commits
+itself. A cell with one client fails when its load does not go that way (`cell.Cell`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import servers
+import test_faults_database
+import test_faults_fence
+import test_faults_going_back
+import test_faults_service
+from cell import Cell
+from fault_proxy import (
+    Plan,
+    Proxy,
+    answer_is_late,
+    answer_is_lost,
+    commits_itself,
+    cut_in_the_middle,
+    never_arrives,
+)
+from history import is_503
+from test_faults_database import Server
+from test_faults_fence import fence  # noqa: F401
+from test_faults_going_back import primary, replica  # noqa: F401
+
+NewURL = Callable[[str], str]
+
+
+@pytest.fixture(autouse=True)
+def _one_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHAOS_CLIENTS", "1")
+    # What is reserved is handed out without a statement.
+    monkeypatch.setenv("CHAOS_RESERVE", "0")
+
+
+@contextmanager
+def behind_a_proxy(server: servers.MariaDB | servers.PostgreSQL) -> Iterator[tuple[Proxy, str]]:
+    """A proxy in front of a server, and the URL of an empty database by that way."""
+    with Proxy(server.port) as proxy:
+        yield proxy, server.url(server.new_database(), proxy.port)
+
+
+@pytest.mark.parametrize(
+    ("fault", "plan", "ambiguous"),
+    [
+        ("cut in a single UPDATE", cut_in_the_middle(commits_itself), False),
+        ("single UPDATE never arrived", never_arrives(commits_itself), False),
+        ("single UPDATE arrived, answer lost", answer_is_lost(commits_itself), True),
+    ],
+    ids=["in_statement", "never_arrived", "answer_lost"],
+)
+def test_connection_cut_around_a_single_update(
+    network: str, server: Server, fault: str, plan: Plan, ambiguous: bool
+) -> None:
+    """It is done again; only one that arrived leaves a gap."""
+    with behind_a_proxy(server) as (proxy, url):
+        test_faults_database.cut(Cell(fault, network, url, ambiguous=ambiguous), proxy, plan)
+
+
+@pytest.mark.parametrize(
+    "late", [3.0, 1.9], ids=["later_than_the_driver_waits", "when_the_driver_gives_up"]
+)
+def test_answer_of_a_single_update_comes_late(network: str, server: Server, late: float) -> None:
+    """What comes in time is the caller's, and what comes later is nobody's.
+
+    The driver waits for 2 seconds, and the caller with it.
+    """
+    fault = f"answer of single UPDATE {late:g} s late"
+    # Whoever waits in vain has a 503: nothing is done again.
+    with (
+        behind_a_proxy(server) as (proxy, url),
+        Cell(fault, network, url, ambiguous=False) as cell,
+    ):
+        # With 1.9 s more the driver's time-out: either may be first.
+        proxy.delay("down", 0.1, 0.1)
+        proxy.arm(answer_is_late(commits_itself, late), 1)
+        if late > 2:
+            cell.load.more(is_503, "a 503")
+        servers.wait_until(lambda: proxy.fired, "the late answer")
+        proxy.delay("down", 0, 0)
+        cell.load.more_answers(50)
+    if late > 2:
+        assert cell.verdict.gaps > 0
+
+
+def test_kill_9_of_the_database(hurt_postgresql: servers.PostgreSQL) -> None:
+    """Whatever the UPDATE on its way has become, nobody gets its IDs twice."""
+    test_faults_database.test_kill_9_of_the_database("postgresql", hurt_postgresql)
+
+
+def test_database_stopped_for_longer_than_the_time_out(hurt_mariadb: servers.MariaDB) -> None:
+    """The caller gets its 503 in time, others at once, and what the database does afterwards is
+    nobody's."""
+    test_faults_database.test_database_stopped_for_longer_than_the_time_out("mariadb", hurt_mariadb)
+
+
+def test_all_connections_cut_again_and_again(hurt_mariadb: servers.MariaDB) -> None:
+    """Before, in and after the UPDATE."""
+    with behind_a_proxy(hurt_mariadb) as (proxy, url):
+        test_faults_database.test_all_connections_cut_again_and_again("mariadb", proxy, url)
+
+
+def test_network_holds_everything(hurt_postgresql: servers.PostgreSQL) -> None:
+    """An UPDATE that arrives when its caller has had its 503 moves the counter for nobody."""
+    with behind_a_proxy(hurt_postgresql) as (proxy, url):
+        test_faults_database.test_network_holds_everything("postgresql", proxy, url)
+
+
+def test_connection_falls_silent_for_ever(hurt_mariadb: servers.MariaDB) -> None:
+    """It is given up by the one who is alone, and by the committer that looks after it."""
+    with behind_a_proxy(hurt_mariadb) as (proxy, url):
+        test_faults_database.test_connection_falls_silent_for_ever("mariadb", proxy, url)
+
+
+def test_kill_9_of_the_worker(new_url: NewURL) -> None:
+    """What it had committed without answering is a gap, and nothing else is."""
+    test_faults_service.test_kill_9_of_the_worker("sqlite", new_url)
+
+
+@pytest.mark.parametrize("clients", [1, 2, 4])
+def test_sigterm(clients: int, new_url: NewURL) -> None:
+    """It ends with 0 again and again, whichever thread is at work; what was committed was answered,
+    and nobody is refused."""
+    fault = "SIGTERM" if clients == 1 else "SIGTERM, few clients"
+    cell = Cell(fault, "sqlite", new_url("sqlite"), ambiguous=False, clients=clients)
+    test_faults_service.end_and_start(cell, times=2)
+    assert {call.status for call in cell.load.history.calls} == {None}
+
+
+def test_failover_to_a_lagging_replica(
+    primary: servers.MariaDB,  # noqa: F811
+    replica: servers.MariaDB,  # noqa: F811
+) -> None:
+    """What the one handed out by single statements, the other does not hand out."""
+    test_faults_going_back.test_failover_to_a_lagging_replica(primary, replica)
+
+
+def test_an_older_copy_takes_the_place_of_the_file(new_url: NewURL) -> None:
+    """It is noticed by whoever is alone, and judged by the committer."""
+    test_faults_going_back.test_sqlite_file_replaced_by_an_older_copy("advance", new_url)
+
+
+def test_a_backup_is_restored_while_the_service_is_down(
+    fence: Path,  # noqa: F811
+    new_url: NewURL,
+    request: pytest.FixtureRequest,
+) -> None:
+    """The fence stands above what single statements took, without being written for each."""
+    test_faults_fence.test_a_backup_is_restored_while_the_service_is_down(
+        "sqlite", "stop", fence, new_url, request
+    )
+
+
+def test_two_services_contend_with_one_client_each(network: str, new_url: NewURL) -> None:
+    """Each takes the counters for its own until it finds that they were moved; one is killed."""
+    fault = "2 services, one killed"
+    test_faults_service.share(Cell(fault, network, new_url(network), ambiguous=False, processes=2))
