@@ -161,10 +161,12 @@ class SQLitePool(sqlite.SQLitePool):  # type: ignore[misc]
         if found is not None and found != self.opened:
             if self.opened is not None:
                 self._leave_replaced_file(found)
-            self.opened, self.wal = found, None
+            self.opened = found
+        # SQLite removes the log with its last connection: the next has another, by the same name.
+        self.wal = None
         super()._connect()
         if found is None:
-            self.opened, self.wal = _identity(self.filename), None
+            self.opened = _identity(self.filename)
         try:
             # FULL: the fsync is done before COMMIT answers. WAL: one fsync a commit, and readers
             # that do not wait (SQLite's documentation, PRAGMA synchronous).
