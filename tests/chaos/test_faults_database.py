@@ -99,10 +99,16 @@ def cut(cell: Cell, proxy: Proxy, plan: Plan) -> None:
             servers.wait_until(lambda: proxy.fired >= fired, "the cut")  # noqa: B023
             cell.load.more_answers(50)
         assert cell.service.metric("uniqueid_transaction_retries_total") >= 3
+        never_ahead(cell)
     if not cell.ambiguous:
         assert cell.reserves or cell.verdict.gaps == 0
     else:
         assert cell.verdict.gaps > 0
+
+
+def never_ahead(cell: Cell) -> None:
+    """Nothing was answered that the database had not done: it would seem to have gone back."""
+    assert cell.service.metric("uniqueid_counter_regressions_total") == 0
 
 
 def test_all_connections_cut_again_and_again(network: str, proxy: Proxy, url: str) -> None:
@@ -111,6 +117,7 @@ def test_all_connections_cut_again_and_again(network: str, proxy: Proxy, url: st
         for _time in range(20):
             proxy.cut()
             cell.load.more_answers(20)
+        never_ahead(cell)
 
 
 @pytest.mark.parametrize(
