@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from cell import Cell, connect
 from checker import MAX_ID
 from history import is_503
+from load import CLIENTS
 
 LEFT = 2000
 """IDs that the nearly exhausted mode still has: fewer than some requests ask for."""
@@ -38,6 +39,8 @@ def test_exhausted_new_and_locked_modes_beside_others(
         kind,
         url,
         ambiguous=False,
+        # One alone would be held up by the mode that is locked.
+        clients=CLIENTS,
         modes=("file", "nearly", "upload_job", "locked"),
         initial={"nearly": start},
         # SQLite's lock is a database that is away.
