@@ -211,9 +211,7 @@ def test_no_more_modes_than_max_modes_are_created(make_store: Callable[..., Dire
     assert direct.store.counters() == {"a": 3, "b": 2, "c": 8}
 
 
-def test_stores_at_once_share_the_counters(
-    make_store: Callable[..., Direct], kind: str
-) -> None:
+def test_stores_at_once_share_the_counters(make_store: Callable[..., Direct], kind: str) -> None:
     """Eight replicas, the same modes in different orders, first uses included."""
     stores = [make_store() for _ in range(8)]
     barrier = threading.Barrier(8)
