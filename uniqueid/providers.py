@@ -55,7 +55,9 @@ def binding(
     return PostgreSQLProvider, arguments(url, answer_timeout)
 
 
-def _mysql_arguments(url: DatabaseURL, connect_timeout: float, answer_timeout: float) -> dict[str, Any]:
+def _mysql_arguments(
+    url: DatabaseURL, connect_timeout: float, answer_timeout: float
+) -> dict[str, Any]:
     options: dict[str, Any] = dict(url.options)
     if url.host is not None:
         options["host"] = url.host
