@@ -315,9 +315,12 @@ def show(table: list[dict[str, object]]) -> None:
 def ratios(found: list[Contestant], clients: list[int], commits: dict[str, float]) -> list[str]:
     """What is claimed, each with its lowest and highest round."""
 
-    def rates(name: str, database: str, number: int) -> list[float] | None:
+    def loads(name: str, database: str, number: int) -> list[Load]:
         item = next((i for i in found if (i.name, i.database) == (name, database)), None)
-        return None if item is None else item.rates(number)
+        return [] if item is None else item.loads[number]
+
+    def rates(name: str, database: str, number: int) -> list[float]:
+        return [load.rate for load in loads(name, database, number)]
 
     lines = []
     for number in clients:
@@ -340,6 +343,12 @@ def ratios(found: list[Contestant], clients: list[int], commits: dict[str, float
                     lines.append(
                         f"{number:>4} clients, {database:<10}{what} / {name:<33} {spread(pairs)}"
                     )
+            waits = zip(loads(OURS, database, number), loads(CEILING, "none", number), strict=False)
+            if times := [one.p99 / other.p99 for one, other in waits]:
+                lines.append(
+                    f"{number:>4} clients, {database:<10} / the ceiling's p99"
+                    f"{'':<18} {spread(times)} times as long"
+                )
             top = rates(CEILING, "none", number)
             if number == 1 and mine and top and database in commits:
                 one_after_the_other = [1 / (1 / rate + 1 / commits[database]) for rate in top]
