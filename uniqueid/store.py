@@ -366,10 +366,12 @@ class Store:
             wanted = {mode: count for mode, count in totals.items() if mode not in refused}
             try:
                 self.open()
-                if not entries:
+                if len(wanted) == 1 and not entries:
                     advanced = self._move_only_one(wanted, floors)
                     if advanced is not None:
                         return {**advanced, **refused}
+                else:
+                    self._single = 0
                 room = self._room(wanted, floors)
                 if not entries:
                     outcomes = self._transact(wanted, floors, repair, room)
@@ -434,9 +436,6 @@ class Store:
         self, totals: Mapping[str, int], floors: Mapping[str, int]
     ) -> dict[str, Outcome] | None:
         """The same for `advance`, which knows what to do with an error."""
-        if len(totals) != 1:
-            self._single = 0
-            return None
         ((mode, count),) = totals.items()
         advanced = self._move_alone(mode, count, floors)
         return None if advanced is None else {mode: advanced}

@@ -22,6 +22,7 @@ from uniqueid.postgresql_provider import wait_for_answer
 from uniqueid.store import Advanced
 
 from .conftest import Direct
+from .test_journal import entry, record
 from .test_store import kill_sessions
 
 
@@ -239,6 +240,13 @@ def test_a_session_is_not_changed_for_a_few_statements(direct: Direct, kind: str
             direct.advance({"a": 1, "b": 1}, floors)
             floors = {mode: floor + 1 for mode, floor in floors.items()}
     assert [sql.split()[0] for sql in sent] == ["UPDATE", "COMMIT"] * 9
+    direct.store.need_journal()
+    with round_trips(direct, kind) as sent:
+        for number in range(6):
+            floors["a"] = direct.first("a", 1, **floors) + 1
+            record(direct, entry("a", 1, f"key {number}"), floors=floors)
+            floors["a"] += 1
+    assert not any(sql.startswith("SET") for sql in sent)
     with round_trips(direct, kind) as sent:
         for _time in range(6):
             floors["a"] = direct.first("a", 1, **floors) + 1
