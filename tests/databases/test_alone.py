@@ -84,6 +84,22 @@ def test_it_is_one_round_trip(ready: Direct, kind: str) -> None:
     assert ready.store.counters() == {"file": 18}
 
 
+def test_what_a_transaction_costs_otherwise(
+    direct: Direct, make_store: Callable[..., Direct], kind: str
+) -> None:
+    """As docs/performance.md has it: several counters together, and one that others move as well."""
+    direct.advance({"a": 1, "b": 1})
+    with round_trips(direct, kind) as sent:
+        direct.advance({"a": 1, "b": 2}, {"a": 2, "b": 2})
+    assert len(sent) == {"sqlite": 3, "mariadb": 2, "postgresql": 3}[kind]
+    other = make_store()
+    for first in (3, 5):
+        assert other.first("a") == first
+        with round_trips(direct, kind) as sent:
+            assert direct.first("a", 1, a=first) == first + 1
+    assert len(sent) == {"sqlite": 4, "mariadb": 3, "postgresql": 4}[kind]
+
+
 def test_it_is_committed_when_it_is_answered(
     ready: Direct, make_store: Callable[..., Direct]
 ) -> None:
