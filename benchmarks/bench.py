@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -124,6 +125,7 @@ def prove(contestant: Contestant, clients: int, seconds: int, load: Iterable[int
     url = contestant.server.url + TARGET
     with tempfile.TemporaryDirectory() as directory:
         wrk(url, clients, seconds, load, "-s", str(HERE / "record.lua"), "--", directory)
+        settle(contestant.server)
         lines = [line for file in Path(directory).iterdir() for line in file.open()]
     ranges = []
     for line in lines:
@@ -140,6 +142,22 @@ def prove(contestant: Contestant, clients: int, seconds: int, load: Iterable[int
     contestant.answers = len(ranges)
 
 
+def settle(server: Server) -> None:
+    """Wait until a server has worked off what its clients have left behind, for 20 s at most.
+
+    Some have hundreds of transactions in their queue then, which would be the next one's burden.
+    """
+    assert server.process is not None
+    quiet = 0
+    used = cpu_seconds(server.process.pid)
+    for _ in range(200):
+        time.sleep(0.1)
+        before, used = used, cpu_seconds(server.process.pid)
+        quiet = quiet + 1 if used == before else 0
+        if quiet == 3:
+            break
+
+
 def measure(
     contestant: Contestant, clients: int, seconds: int, load: Iterable[int], *more: str
 ) -> None:
@@ -149,6 +167,7 @@ def measure(
     before = cpu_seconds(server.process.pid)
     text = wrk(server.url + TARGET, clients, seconds, load, *more)
     used = cpu_seconds(server.process.pid) - before
+    settle(server)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
     requests = re.search(r"(\d+) requests in", text)
     assert rate is not None, text
@@ -296,9 +315,12 @@ def show(table: list[dict[str, object]]) -> None:
 def ratios(found: list[Contestant], clients: list[int], commits: dict[str, float]) -> list[str]:
     """What is claimed, each with its lowest and highest round."""
 
-    def rates(name: str, database: str, number: int) -> list[float] | None:
+    def loads(name: str, database: str, number: int) -> list[Load]:
         item = next((i for i in found if (i.name, i.database) == (name, database)), None)
-        return None if item is None else item.rates(number)
+        return [] if item is None else item.loads[number]
+
+    def rates(name: str, database: str, number: int) -> list[float]:
+        return [load.rate for load in loads(name, database, number)]
 
     lines = []
     for number in clients:
@@ -321,6 +343,12 @@ def ratios(found: list[Contestant], clients: list[int], commits: dict[str, float
                     lines.append(
                         f"{number:>4} clients, {database:<10}{what} / {name:<33} {spread(pairs)}"
                     )
+            waits = zip(loads(OURS, database, number), loads(CEILING, "none", number), strict=False)
+            if times := [one.p99 / other.p99 for one, other in waits]:
+                lines.append(
+                    f"{number:>4} clients, {database:<10} / the ceiling's p99"
+                    f"{'':<18} {spread(times)} times as long"
+                )
             top = rates(CEILING, "none", number)
             if number == 1 and mine and top and database in commits:
                 one_after_the_other = [1 / (1 / rate + 1 / commits[database]) for rate in top]

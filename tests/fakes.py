@@ -30,6 +30,8 @@ class FakeStore:
         self.transactions: list[dict[str, int]] = []
         self.alone = False
         """Whether a counter can be moved on by one statement."""
+        self.alone_answers = True
+        """Or that statement has no answer, and was done or not."""
         self.singles: list[tuple[str, int]] = []
         """Mode and count of each such statement."""
         self.gate = threading.Event()
@@ -96,7 +98,10 @@ class FakeStore:
         self.gate.wait(30)
         if self.errors:
             raise self.errors.pop(0)
-        if mode not in self.values:
+        if not self.alone_answers:
+            self.alone = False
+            return None
+        if mode not in self.values or self.values[mode] < floors.get(mode, 1):
             return None
         self.singles.append((mode, count))
         first = self.values[mode]

@@ -6,14 +6,16 @@ import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
-from fakes import FakeStore
+from fakes import Clock, FakeStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import wait_until
 
 from uniqueid.allocator import Allocator
+from uniqueid.entries import Entry
 from uniqueid.errors import (
     MAX_ID,
     Closing,
@@ -25,6 +27,7 @@ from uniqueid.errors import (
     TooManyModes,
     Unexpected,
 )
+from uniqueid.metrics import Metrics
 
 
 class Crowd:
@@ -344,12 +347,14 @@ def test_the_same_error_object_gathers_no_tracebacks(store: FakeStore) -> None:
     st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 10**9)), min_size=1, max_size=40),
     st.integers(1, 8),
     st.integers(1, 20),
+    st.booleans(),
 )
 def test_ranges_are_disjoint_contiguous_and_all_there(
-    requests: list[tuple[str, int]], threads: int, batch_size: int
+    requests: list[tuple[str, int]], threads: int, batch_size: int, alone: bool
 ) -> None:
     """Whoever asks for what at the same time, the ranges of a mode tile it without overlap."""
     store = FakeStore()
+    store.alone = alone
     allocator = Allocator(store, batch_size=batch_size)
     barrier = threading.Barrier(threads)
 
@@ -420,3 +425,226 @@ def test_a_database_that_answers_and_yet_fails_is_told_once(
     assert len(told) == 2
     assert "no space" in told[0]
     assert told[1] == "the database answers again"
+
+
+# -- a caller who is alone ------------------------------------------------------------------------
+
+
+class Alone:
+    """An allocator whose last transaction had one caller, so that the next does its own."""
+
+    def __init__(self, store: FakeStore, pool: ThreadPoolExecutor, **options: Any) -> None:
+        self.store = store
+        self.pool = pool
+        options = {"request_timeout": 30, **options}
+        self.allocator = Allocator(store, **options)
+        store.alone = True
+        assert self.ask("file", 10).result(30) == 1
+        store.arrived.acquire(timeout=30)
+        self.settle()
+
+    def ask(self, mode: str, count: int, **more: Any) -> Future[int]:
+        """One more caller. Not this thread, where a server may take its signals."""
+        return self.pool.submit(self.allocator.allocate, mode, count, **more)
+
+    def settle(self) -> None:
+        """Return when the committer waits for callers."""
+        wait_until(lambda: not self.allocator._turn.locked(), "the committer being idle")
+
+
+@pytest.fixture
+def alone(store: FakeStore) -> Iterator[Alone]:
+    with ThreadPoolExecutor(8) as pool:
+        alone = Alone(store, pool)
+        yield alone
+        store.gate.set()
+        assert alone.allocator.close(30)
+
+
+def test_a_caller_who_is_alone_needs_no_committer(alone: Alone, store: FakeStore) -> None:
+    """One statement each, in turn, told like any other transaction."""
+    facts: dict[str, object] = {}
+    assert [alone.ask("file", 5, facts=facts).result(30) for _ in range(3)] == [11, 16, 21]
+    assert store.transactions == [{"file": 10}]
+    assert store.singles == [("file", 5)] * 3
+    assert facts == {"batch": 1}
+    assert alone.allocator.floors == {"file": 26}
+
+
+def test_what_is_handed_out_alone_is_counted(store: FakeStore) -> None:
+    """The metrics know no difference."""
+    metrics = Metrics()
+    with ThreadPoolExecutor(1) as pool:
+        alone = Alone(store, pool, observer=metrics)
+        assert alone.ask("file", 5).result(30) == 11
+        assert alone.allocator.close(30)
+    text = metrics.render().decode()
+    assert "uniqueid_transactions_total 2.0" in text
+    assert "uniqueid_batch_requests_count 2.0" in text
+    assert 'uniqueid_ids_total{mode="file"} 15.0' in text
+
+
+def test_who_comes_while_one_is_alone_waits_for_the_committer(
+    alone: Alone, store: FakeStore
+) -> None:
+    """And all of them share one transaction, behind the range of the first."""
+    store.gate.clear()
+    first = alone.ask("file", 1)
+    assert store.arrived.acquire(timeout=30)
+    others = [alone.ask("file", 2) for _ in range(3)]
+    wait_until(lambda: alone.allocator.waiting == 3, "three that wait")
+    assert not first.done()
+    store.gate.set()
+    assert first.result(30) == 11
+    assert sorted(other.result(30) for other in others) == [12, 14, 16]
+    assert store.singles == [("file", 1)]
+    assert store.transactions[1:] == [{"file": 6}]
+
+
+def test_after_a_crowd_the_committer_does_it(alone: Alone, store: FakeStore) -> None:
+    """Until a transaction had one caller again: in a crowd the first to come is not alone."""
+    store.gate.clear()
+    waiting = [alone.ask("file", 1)]
+    assert store.arrived.acquire(timeout=30)
+    waiting += [alone.ask("file", 1) for _ in range(2)]
+    wait_until(lambda: alone.allocator.waiting == 2, "two that wait")
+    store.gate.set()
+    for future in waiting:
+        future.result(30)
+    store.singles.clear()
+    for singles in ([], [("file", 1)]):
+        alone.settle()
+        alone.ask("file", 1).result(30)
+        assert store.singles == singles
+
+
+def test_what_one_statement_cannot_do_is_the_committers(
+    alone: Alone, store: FakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A counter that is elsewhere, and even a mistake in this program: no caller sees it."""
+    store.values["file"] = 5
+    assert alone.ask("file", 1).result(30) == 11
+    alone.settle()
+    store.errors = [ValueError("a mistake")]
+    assert alone.ask("file", 1).result(30) == 12
+    assert store.singles == []
+    assert "ValueError: a mistake" in caplog.text
+
+
+def test_a_counter_that_went_back_is_below_what_was_handed_out_alone(
+    alone: Alone, store: FakeStore
+) -> None:
+    """The guard knows of those IDs, whichever way they went out."""
+    assert alone.ask("file", 100).result(30) == 11
+    store.values["file"] = 11
+    alone.settle()
+    assert alone.ask("file", 1).result(30) == 111
+
+
+def test_stop_refuses_a_caller_who_is_alone_as_well(store: FakeStore) -> None:
+    """on_regression = stop: until an operator has advanced the counter."""
+    with ThreadPoolExecutor(1) as pool:
+        alone = Alone(store, pool, repair=False)
+        store.values |= {"file": 5, "other": 1}
+        for mode in ("file", "other", "file"):
+            with pytest.raises(CounterRegressed):
+                alone.ask(mode, 1).result(30)
+            alone.settle()
+        assert store.singles == []
+        assert alone.allocator.close(30)
+
+
+def test_a_statement_without_an_answer_has_the_committer_look(store: FakeStore) -> None:
+    """Its caller is told in time; others are refused at once until the database answers."""
+    clock = Clock(1000.0)
+    with ThreadPoolExecutor(2) as pool:
+        alone = Alone(store, pool, clock=clock, request_timeout=2)
+        store.gate.clear()
+        stuck = alone.ask("file", 1)
+        assert store.arrived.acquire(timeout=30)
+        # As a driver does that waits for so long and not longer.
+        clock.now += 2
+        store.alone_answers = False
+        store.ping_error = DatabaseUnavailable("silent")
+        store.gate.set()
+        with pytest.raises(DatabaseUnavailable, match="within 2 seconds"):
+            stuck.result(30)
+        assert store.pings.acquire(timeout=30)
+        with pytest.raises(DatabaseUnavailable):
+            alone.ask("file", 1).result(30)
+        store.ping_error = None
+        wait_until(lambda: alone.allocator.down is None, "the database being found again")
+        # What it has done by then is nobody's.
+        assert alone.ask("file", 1).result(30) == 11
+        assert alone.allocator.close(30)
+
+
+def test_a_statement_that_hangs_is_found_out_by_those_who_wait(store: FakeStore) -> None:
+    """As a transaction of the committer's is."""
+    with ThreadPoolExecutor(4) as pool:
+        alone = Alone(store, pool, request_timeout=2)
+        store.gate.clear()
+        stuck = alone.ask("file", 1)
+        assert store.arrived.acquire(timeout=30)
+        with pytest.raises(DatabaseUnavailable, match="within 2 seconds"):
+            alone.ask("file", 1).result(30)
+        assert alone.allocator.down is not None
+        store.gate.set()
+        assert stuck.result(30) == 11
+        wait_until(lambda: alone.allocator.down is None, "the database answering")
+        assert alone.allocator.close(30)
+
+
+def test_nobody_is_alone_after_the_close(alone: Alone, store: FakeStore) -> None:
+    """Nor is the connection given up under one who is."""
+    store.gate.clear()
+    last = alone.ask("file", 1)
+    assert store.arrived.acquire(timeout=30)
+    closed = alone.pool.submit(alone.allocator.close, 30)
+    wait_until(alone.allocator._closing.is_set, "the close")
+    assert not store.disconnected.is_set()
+    with pytest.raises(Closing):
+        alone.ask("file", 1).result(30)
+    store.gate.set()
+    assert last.result(30) == 11
+    assert closed.result(30)
+    with pytest.raises(Closing):
+        alone.ask("file", 1).result(30)
+    assert store.singles == [("file", 1)]
+
+
+def test_a_counter_that_somebody_holds_locked_leaves_nobody_alone(
+    alone: Alone, store: FakeStore
+) -> None:
+    """Those who wait for it have the committer's next try before them."""
+    store.outcomes["locked"] = ModeBusy("locked")
+    waiting = alone.ask("locked", 1)
+    wait_until(lambda: bool(alone.allocator._deferred.tickets), "the locked mode")
+    alone.settle()
+    assert alone.ask("file", 1).result(30) == 11
+    assert store.singles == []
+    del store.outcomes["locked"]
+    assert waiting.result(30) == 1
+
+
+@pytest.mark.parametrize("options", [{"reserve": 10}, {"request_timeout": 1.9}])
+def test_when_callers_never_do_it_themselves(store: FakeStore, options: dict[str, Any]) -> None:
+    """Where blocks are filled, and where a statement may wait longer for a lock than they may."""
+    with ThreadPoolExecutor(1) as pool:
+        alone = Alone(store, pool, **options)
+        alone.ask("file", 30).result(30)
+        assert store.singles == []
+        assert alone.allocator.close(30)
+
+
+def test_the_main_thread_never_does_it(alone: Alone, store: FakeStore) -> None:
+    """There a server may take its signals, and wait in the handler for all other threads."""
+    assert alone.allocator.allocate("file", 1) == 11
+    assert store.singles == []
+
+
+def test_requests_with_an_entry_are_the_committers(alone: Alone, store: FakeStore) -> None:
+    """Theirs is more than one statement."""
+    entry = Entry("file", 1, "key", "", "client", "id", 1, 2)
+    assert alone.ask("file", 1, entry=entry).result(30) == 11
+    assert store.singles == []

@@ -260,9 +260,9 @@ class MySQLProvider(mysql.MySQLProvider):  # type: ignore[misc]
     @wrap_dbapi_exceptions  # type: ignore[untyped-decorator]
     def set_transaction_mode(self, connection: Any, cache: Any) -> None:
         cache.immediate = True
+        # A round trip if the last statement was a transaction of its own.
+        connection.autocommit(False)
         if cache.db_session is not None and cache.db_session.serializable:
-            # A round trip if the last statement was a transaction of its own.
-            connection.autocommit(False)
             cache.in_transaction = True
         else:
             # A plain SELECT of a serializable InnoDB session locks the rows it reads.

@@ -20,6 +20,7 @@ from uniqueid.metrics import Metrics, State
 from uniqueid.placement import Placement
 from uniqueid.status import Status
 from uniqueid.store import Store
+from uniqueid.threads import share_memory
 from uniqueid.trouble import Troubles
 from uniqueid.validation import Limits
 
@@ -40,6 +41,7 @@ class Service:
 
     def start(self) -> None:
         """Start the threads, once; a process that forks does it after the fork."""
+        share_memory()
         self.placement.settle()
         self.allocator.start(one_cpu=self.placement.cpu is not None)
         if self.status is not None:

@@ -206,10 +206,14 @@ class Store:
         self._update_alone = (
             f"UPDATE {table} SET {value} = {mark} WHERE {key} = {mark} AND {value} = {mark}"
         )
+        # The keys by themselves as well, so that no database reads any other row.
+        values = "VALUES " if self.url.kind == "sqlite" else ""
         self._update_all = (
-            f"UPDATE {table} SET {value} = {value} + CASE {key} {{counts}} END"
-            f" WHERE {key} IN ({{modes}}) AND {value} = CASE {key} {{found}} END"
+            f"UPDATE {table} SET {value} = {value} + {{added}}"
+            f" WHERE {key} IN ({{modes}}) AND ({key}, {value}) IN ({values}{{found}})"
         )
+        self._case = f"CASE {key} {{counts}} END"
+        self._mark = mark
         self._count = f"SELECT COUNT(*) FROM {table}"
         self._all = f"SELECT {key}, {value} FROM {table} ORDER BY {key}"
 
@@ -362,10 +366,12 @@ class Store:
             wanted = {mode: count for mode, count in totals.items() if mode not in refused}
             try:
                 self.open()
-                if not entries:
+                if len(wanted) == 1 and not entries:
                     advanced = self._move_only_one(wanted, floors)
                     if advanced is not None:
                         return {**advanced, **refused}
+                else:
+                    self._single = 0
                 room = self._room(wanted, floors)
                 if not entries:
                     outcomes = self._transact(wanted, floors, repair, room)
@@ -430,9 +436,6 @@ class Store:
         self, totals: Mapping[str, int], floors: Mapping[str, int]
     ) -> dict[str, Outcome] | None:
         """The same for `advance`, which knows what to do with an error."""
-        if len(totals) != 1:
-            self._single = 0
-            return None
         ((mode, count),) = totals.items()
         advanced = self._move_alone(mode, count, floors)
         return None if advanced is None else {mode: advanced}
@@ -746,19 +749,28 @@ class Store:
             if left is None:
                 return None
             expected[mode] = left
-        values: dict[str, object] = {}
-        for number, (mode, left) in enumerate(sorted(expected.items())):
-            values |= {f"m{number}": mode, f"c{number}": totals[mode], f"f{number}": left.next_id}
-        numbers = range(len(expected))
+        modes = sorted(expected)
+        mark = self._mark
+        counts = [totals[mode] for mode in modes]
+        values = modes * 2
+        added = str(counts[0])
+        if len(set(counts)) > 1:
+            added = self._case.format(
+                counts=" ".join(f"WHEN {mark} THEN {number}" for number in counts)
+            )
+            values = modes * 3
         sql = self._update_all.format(
-            counts=" ".join(f"WHEN $m{number} THEN $c{number}" for number in numbers),
-            modes=", ".join(f"$m{number}" for number in numbers),
-            found=" ".join(f"WHEN $m{number} THEN $f{number}" for number in numbers),
+            added=added,
+            modes=", ".join([mark] * len(modes)),
+            found=", ".join([f"({mark}, {expected[mode].next_id})" for mode in modes]),
         )
         for mode in expected:
             # Until this transaction is done: whatever happens to it, the next one reads.
             del self._left[mode]
-        if self.database.execute(sql, {}, values).rowcount != len(expected):
+        # Not by Pony's execute(), which would keep each of these texts for ever.
+        cursor = self.database.get_connection().cursor()
+        self.database.provider.execute(cursor, sql, tuple(values))
+        if cursor.rowcount != len(expected):
             raise LostUpdate
         self._left |= expected
         return {

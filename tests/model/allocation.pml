@@ -34,7 +34,8 @@
  * (SELECT ... FOR UPDATE, BEGIN IMMEDIATE) is modelled; that the database keeps it, and what it has
  * committed, is its own promise. A batch that is tried again may have another size. The UPDATE of a
  * counter that was not read, since the process knows where it left it, does what reading it and
- * updating it at once would do, or nothing: it is no case of its own. rename(2) is one step. There is
+ * updating it at once would do, or nothing, and so does one that commits by itself, in whichever
+ * thread whose turn it is: they are no cases of their own. rename(2) is one step. There is
  * no time: who waits for an answer is in the batch. What is reserved is never given up for its age,
  * which is more than the service dares.
  */

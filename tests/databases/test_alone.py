@@ -1,0 +1,336 @@
+"""A counter that is moved on by one statement, which the database commits by itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pony.orm import db_session
+from psycopg2 import extensions
+
+from uniqueid.database_errors import Cause
+from uniqueid.errors import MAX_ID, ModeBusy
+from uniqueid.fence import FencedStore
+from uniqueid.postgresql_provider import wait_for_answer
+from uniqueid.store import Advanced
+
+from .conftest import Direct
+from .test_journal import entry, record
+from .test_store import kill_sessions
+
+
+@contextmanager
+def round_trips(direct: Direct, kind: str) -> Iterator[list[str]]:
+    """What is sent to the database meanwhile, each of which waits for an answer.
+
+    Of PostgreSQL's driver it can only be seen that something is.
+    """
+    sent: list[str] = []
+    connection = direct.store.database.provider.pool.con
+    if kind == "sqlite":
+        connection.set_trace_callback(sent.append)
+        yield sent
+        connection.set_trace_callback(None)
+    elif kind == "mariadb":
+        execute = connection._execute_command
+
+        def note(command: int, sql: Any) -> Any:
+            sent.append(sql.decode() if isinstance(sql, bytes) else sql)
+            return execute(command, sql)
+
+        connection._execute_command = note
+        yield sent
+        del connection._execute_command
+    else:
+
+        def wait(waiting: Any) -> None:
+            sent.append("")
+            wait_for_answer(waiting)
+
+        extensions.set_wait_callback(wait)
+        yield sent
+        extensions.set_wait_callback(wait_for_answer)
+
+
+@pytest.fixture
+def ready(direct: Direct) -> Direct:
+    """A store whose counter `file` is at 11, and which moves it on by single statements."""
+    for first in (1, 3, 5, 7, 9):
+        assert direct.first("file", 2, file=first) == first
+    return direct
+
+
+def alone(direct: Direct, mode: str, count: int, **floors: int) -> int | None:
+    """The first of the new IDs."""
+    advanced = direct.store.advance_alone(mode, count, floors)
+    return None if advanced is None else advanced.first
+
+
+def test_it_is_one_round_trip(ready: Direct, kind: str) -> None:
+    """No BEGIN, no COMMIT, no SELECT; whether the committer does it or a caller."""
+    with round_trips(ready, kind) as sent:
+        assert alone(ready, "file", 5, file=11) == 11
+        assert ready.first("file", 1, file=16) == 16
+        assert alone(ready, "file", 1, file=17) == 17
+    assert len(sent) == 3
+    assert kind == "postgresql" or all(sql.startswith("UPDATE") for sql in sent)
+    assert ready.store.counters() == {"file": 18}
+
+
+def test_what_a_transaction_costs_otherwise(
+    direct: Direct, make_store: Callable[..., Direct], kind: str
+) -> None:
+    """As docs/performance.md has it: several counters together, and one that others move as well."""
+    direct.advance({"a": 1, "b": 1})
+    with round_trips(direct, kind) as sent:
+        direct.advance({"a": 1, "b": 2}, {"a": 2, "b": 2})
+    assert len(sent) == {"sqlite": 3, "mariadb": 2, "postgresql": 3}[kind]
+    other = make_store()
+    for first in (3, 5):
+        assert other.first("a") == first
+        with round_trips(direct, kind) as sent:
+            assert direct.first("a", 1, a=first) == first + 1
+    assert len(sent) == {"sqlite": 4, "mariadb": 3, "postgresql": 4}[kind]
+
+
+def test_it_is_committed_when_it_is_answered(
+    ready: Direct, make_store: Callable[..., Direct]
+) -> None:
+    """Another session sees it, and the store that did it has nothing open."""
+    assert alone(ready, "file", 5) == 11
+    assert make_store().store.counters() == {"file": 16}
+
+
+@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+def test_it_is_serializable(ready: Direct, kind: str) -> None:
+    """As every transaction; what only reads all the counters is not."""
+    assert alone(ready, "file", 1) == 11
+    with ready.store.database.provider.pool.con.cursor() as cursor:
+        cursor.execute(
+            "SELECT @@session.tx_isolation, @@session.autocommit"
+            if kind == "mariadb"
+            else "SELECT current_setting('transaction_isolation'), 1"
+        )
+        level, autocommit = cursor.fetchone()
+    assert (level.lower(), autocommit) == ("serializable", 1)
+    with db_session:
+        (level,) = ready.store.database.select(
+            "SELECT @@session.tx_isolation"
+            if kind == "mariadb"
+            else "SELECT current_setting('transaction_isolation')",
+            {},
+            {},
+        )
+    # MariaDB's session is as it was: a reader's transaction says READ COMMITTED for itself.
+    assert level.lower() == ("serializable" if kind == "mariadb" else "read committed")
+
+
+def test_any_thread_does_it_on_the_one_connection(ready: Direct) -> None:
+    """And no thread has a connection of its own."""
+    before = ready.store.connections
+    with ThreadPoolExecutor(1) as pool:
+        for first in (11, 13, 15):
+            assert pool.submit(alone, ready, "file", 1).result(30) == first
+            assert ready.first("file", 1, file=first + 1) == first + 1
+    assert ready.store.connections == before
+
+
+def test_a_counter_that_is_elsewhere_is_left_alone(
+    ready: Direct, make_store: Callable[..., Direct]
+) -> None:
+    """Nothing is written; `advance` reads it then, and there is no gap."""
+    assert make_store().first("file", 5) == 11
+    assert alone(ready, "file", 1, file=11) is None
+    assert alone(ready, "file", 1, file=11) is None
+    assert ready.store.counters() == {"file": 16}
+    assert ready.first("file", 1, file=11) == 16
+
+
+def test_what_it_does_not_know_of_is_for_advance(ready: Direct) -> None:
+    """A new mode, a floor above the counter, an exhausted counter, a request for nothing."""
+    assert alone(ready, "new", 1) is None
+    assert alone(ready, "file", 1, file=12) is None
+    assert alone(ready, "file", MAX_ID) is None
+    assert alone(ready, "file", 0) is None
+    assert ready.store.counters() == {"file": 11}
+
+
+def test_a_store_that_was_not_opened_is_for_advance(make_store: Callable[..., Direct]) -> None:
+    """And so is one whose connection was given up: a new one may lead to another server."""
+    direct = make_store()
+    for first in (1, 2, 3, 4, 5):
+        assert direct.first("file", 1, file=first) == first
+    assert alone(make_store(), "file", 1) is None
+    connections = direct.store.connections
+    direct.store.disconnect()
+    assert alone(direct, "file", 1) is None
+    assert direct.store.connections == connections
+    assert direct.first("file", 1, file=6) == 6
+
+
+@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+def test_a_session_that_was_lost_is_for_advance(
+    ready: Direct, kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller sees nothing of it, and the retry is counted."""
+    retried: list[Cause] = []
+    monkeypatch.setattr(ready.store, "_on_retry", retried.append)
+    kill_sessions(ready, kind, request)
+    before = ready.store.connections
+    assert alone(ready, "file", 1) is None
+    assert retried == [Cause.CONNECTION]
+    assert alone(ready, "file", 1) is None
+    assert ready.first("file", 1, file=11) == 11
+    assert ready.store.connections == before + 1
+
+
+@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+def test_advance_repeats_what_a_lost_session_did_not_do(
+    ready: Direct, kind: str, request: pytest.FixtureRequest
+) -> None:
+    """On a new session, where the counter is read."""
+    kill_sessions(ready, kind, request)
+    assert ready.first("file", 1, file=11) == 11
+
+
+@pytest.mark.parametrize("by_caller", [True, False], ids=["of a caller", "of the committer"])
+@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+def test_an_answer_that_is_lost_is_a_gap(
+    ready: Direct, by_caller: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The UPDATE was done, and nobody knows: the next range is above it."""
+    provider = ready.store.database.provider
+    execute = provider.execute
+
+    def lose(cursor: Any, sql: str, *arguments: Any) -> Any:
+        execute(cursor, sql, *arguments)
+        monkeypatch.setattr(provider, "execute", execute)
+        raise ConnectionResetError
+
+    monkeypatch.setattr(provider, "execute", lose)
+    if by_caller:
+        assert alone(ready, "file", 5) is None
+        assert ready.first("file", 1, file=11) == 16
+    else:
+        assert ready.first("file", 5, file=11) == 16
+
+
+@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+def test_a_locked_counter_is_busy_after_one_wait(
+    ready: Direct, kind: str, make_store: Callable[..., Direct]
+) -> None:
+    """Not once more in a transaction: others would wait for that as well."""
+    other = make_store()
+    other.store.open()
+    retried: list[Cause] = []
+    ready.store._on_retry = retried.append
+    connection = other.store.database.provider.connect()[0]
+    if kind == "mariadb":
+        connection.autocommit(False)
+    cursor = connection.cursor()
+    cursor.execute(other.store._select.replace("$mode", "'file'"))
+    with round_trips(ready, kind) as sent:
+        assert isinstance(ready.advance({"file": 1}, {"file": 11})["file"], ModeBusy)
+    assert len(sent) == 1
+    assert retried == [Cause.LOCK_TIMEOUT]
+    connection.rollback()
+    assert ready.first("file", 1, file=11) == 11
+
+
+@pytest.mark.parametrize("kind", ["mariadb"])
+def test_a_session_is_not_changed_for_a_few_statements(direct: Direct, kind: str) -> None:
+    """To have each statement commit by itself, and not, takes a round trip: it has to pay."""
+    direct.advance({"a": 1, "b": 1})
+    floors = {"a": 2, "b": 2}
+    with round_trips(direct, kind) as sent:
+        for _time in range(3):
+            for mode in "ab":
+                floors[mode] = direct.first(mode, 1, **floors) + 1
+            direct.advance({"a": 1, "b": 1}, floors)
+            floors = {mode: floor + 1 for mode, floor in floors.items()}
+    assert [sql.split()[0] for sql in sent] == ["UPDATE", "COMMIT"] * 9
+    direct.store.need_journal()
+    with round_trips(direct, kind) as sent:
+        for number in range(6):
+            floors["a"] = direct.first("a", 1, **floors) + 1
+            record(direct, entry("a", 1, f"key {number}"), floors=floors)
+            floors["a"] += 1
+    assert not any(sql.startswith("SET") for sql in sent)
+    with round_trips(direct, kind) as sent:
+        for _time in range(6):
+            floors["a"] = direct.first("a", 1, **floors) + 1
+        direct.advance({"a": 1, "b": 1}, floors)
+    words = [sql if sql.startswith("SET") else sql.split()[0] for sql in sent]
+    changed = ["SET AUTOCOMMIT = 1", *["UPDATE"] * 3, "SET AUTOCOMMIT = 0"]
+    assert words == [*["UPDATE", "COMMIT"] * 3, *changed, "UPDATE", "COMMIT"]
+
+
+@pytest.mark.parametrize("kind", ["sqlite"])
+def test_a_file_that_was_replaced_is_not_written_unseen(ready: Direct, tmp_path: Path) -> None:
+    """The next call opens it, and the number of connections tells that it has to be looked at."""
+    path = ready.store.url.database
+    ready.store.disconnect()
+    shutil.copy(path, tmp_path / "copy")
+    assert ready.first("file", 1, file=11) == 11
+    before = ready.store.connections
+    os.replace(tmp_path / "copy", path)
+    assert alone(ready, "file", 1, file=12) is None
+    assert ready.store.connections == before + 1
+    assert ready.first("file", 1, file=12) == 12
+
+
+# -- behind the fence -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fenced(direct: Direct, tmp_path: Path) -> Iterator[FencedStore]:
+    """A fence with a window of 100, and `file` at 6 behind it."""
+    fenced = FencedStore(direct.store, str(tmp_path / "fence"), window=100)
+    for first in (1, 2, 3, 4, 5):
+        outcome = fenced.advance({"file": 1}, {}, deadline=time.monotonic() + 30)["file"]
+        assert isinstance(outcome, Advanced)
+        assert outcome.first == first
+    yield fenced
+    fenced.disconnect()
+
+
+def test_it_stays_below_the_fence(fenced: FencedStore, direct: Direct) -> None:
+    """To move the fence is the committer's; nothing is taken then."""
+    advanced = fenced.advance_alone("file", 50, {})
+    assert advanced is not None
+    assert (advanced.first, fenced.floors) == (6, {"file": 56})
+    assert fenced.advance_alone("file", 50, {}) is None
+    assert fenced.advance_alone("other", 1, {}) is None
+    assert direct.store.counters() == {"file": 56}
+
+
+def test_it_takes_nothing_while_the_fence_is_lost(
+    fenced: FencedStore, direct: Direct, tmp_path: Path
+) -> None:
+    """A file that was removed, a lock that was given up."""
+    (tmp_path / "fence").unlink()
+    assert fenced.advance_alone("file", 1, {}) is None
+    fenced.advance({"file": 1}, {}, deadline=time.monotonic() + 30)
+    assert fenced.advance_alone("file", 1, {}) is not None
+    fenced.disconnect()
+    assert fenced.advance_alone("file", 1, {}) is None
+    assert direct.store.counters() == {"file": 8}
+
+
+@pytest.mark.parametrize("kind", ["sqlite"])
+def test_a_counter_above_its_floor_is_no_way_around_the_fence(
+    fenced: FencedStore, direct: Direct
+) -> None:
+    """What was moved by hand since, above the fence, is fenced before it is handed out."""
+    direct.advance({"file": 0}, {"file": 500})
+    assert fenced.advance_alone("file", 1, {}) is None
+    outcome = fenced.advance({"file": 1}, {}, deadline=time.monotonic() + 30)["file"]
+    assert isinstance(outcome, Advanced)
+    assert outcome.first == 501
