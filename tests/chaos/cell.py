@@ -49,6 +49,7 @@ class Cell:
     :param settings: of the services.
     :param initial: the counters that there are before.
     :param prepare: done with the first service before the load starts.
+    :param alone: whether one client, if there are no more, has most requests met in their threads.
     :param drops: how often reserved IDs may be lost, where services reserve some.
     """
 
@@ -65,6 +66,7 @@ class Cell:
         settings: dict[str, str] | None = None,
         initial: dict[str, int] | None = None,
         prepare: Callable[[servers.Service], object] = lambda service: None,
+        alone: bool = True,
         drops: int = 0,
     ) -> None:
         self.fault = fault
@@ -80,6 +82,8 @@ class Cell:
         """Whether the services reserve IDs."""
         self.spare = drops * reserve
         self.load = Load([service.port for service in self.services], clients=clients, modes=modes)
+        self.alone = alone and self.load.clients == 1 and not self.reserves
+        """Whether there is one client, whose requests are met in the threads that have them."""
         self.verdict = Verdict()
         self.final: dict[str, int] = {}
         """The counters after the last call."""
@@ -96,7 +100,7 @@ class Cell:
                 service.start()
             self.prepare(self.service)
             self.load.start()
-            if self.load.clients == 1 and not self.reserves:
+            if self.alone:
                 self._met_alone()
             self.load.more_answers(100)
         except BaseException:

@@ -248,8 +248,11 @@ def fill(file: Path) -> None:
 def test_the_fence_is_on_a_full_disk(small_disk: Path, new_url: NewURL) -> None:
     """What cannot be fenced is a 503; with room again the service answers again."""
     url = new_url("sqlite")
+    # So small that the committer has to write the fence again and again.
     chosen = settings(small_disk / "fence.json", fence_window="1000")
-    with Cell("fence on a full disk", "sqlite", url, ambiguous=True, settings=chosen) as cell:
+    with Cell(
+        "fence on a full disk", "sqlite", url, ambiguous=True, settings=chosen, alone=False
+    ) as cell:
         filler = small_disk / "filler"
         fill(filler)
         cell.load.more(is_fence_unavailable, "a 503")

@@ -60,6 +60,8 @@ def end_and_start(cell: Cell, times: int) -> None:
             cell.service.signal(signal.SIGTERM)
             assert cell.service.wait() == 0
             assert not runs(before)
+            # What uWSGI says when it kills a worker that does not end by itself.
+            assert "NO MERCY" not in cell.service.log.read_text()
             cell.service.start()
             cell.load.more_answers(100)
     assert cell.verdict.gaps == 0
