@@ -235,8 +235,12 @@ class MariaDB(Process):
         self.socket = str(self.directory / "sock")
         self.data = self.directory / "data"
         self.names = itertools.count(1)
+        # Each server that starts removes what looks like a temporary table from its directory for
+        # these, also that of another server.
+        self.temporary = f"--tmpdir={self.directory}"
         subprocess.run(
             ["mariadb-install-db", "--no-defaults", f"--datadir={self.data}", "--skip-test-db"]
+            + [self.temporary]
             + (["--user=root"] if os.getuid() == 0 else [])
             + ["--auth-root-authentication-method=normal"],
             check=True,
@@ -249,6 +253,7 @@ class MariaDB(Process):
             sbin("mariadbd"),
             "--no-defaults",
             f"--datadir={self.data}",
+            self.temporary,
             f"--socket={self.socket}",
             f"--port={self.port}",
             "--bind-address=127.0.0.1",
