@@ -87,7 +87,7 @@ def test_it_is_one_round_trip(ready: Direct, kind: str) -> None:
 def test_what_a_transaction_costs_otherwise(
     direct: Direct, make_store: Callable[..., Direct], kind: str
 ) -> None:
-    """As docs/performance.md has it: several counters together, and one that others move as well."""
+    """As docs/performance.md has it: several counters together, and one that others move too."""
     direct.advance({"a": 1, "b": 1})
     with round_trips(direct, kind) as sent:
         direct.advance({"a": 1, "b": 2}, {"a": 2, "b": 2})
