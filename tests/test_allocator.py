@@ -444,7 +444,7 @@ class Alone:
         self.settle()
 
     def ask(self, mode: str, count: int, **more: Any) -> Future[int]:
-        """One more caller. Not this thread, where a server may take its signals."""
+        """One more caller. Not this thread, which is never alone."""
         return self.pool.submit(self.allocator.allocate, mode, count, **more)
 
     def settle(self) -> None:
@@ -638,7 +638,7 @@ def test_when_callers_never_do_it_themselves(store: FakeStore, options: dict[str
 
 
 def test_the_main_thread_never_does_it(alone: Alone, store: FakeStore) -> None:
-    """There a server may take its signals, and wait in the handler for all other threads."""
+    """There a signal could end it in the middle of its statement."""
     assert alone.allocator.allocate("file", 1) == 11
     assert store.singles == []
 

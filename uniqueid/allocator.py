@@ -436,8 +436,7 @@ class Allocator:
 
         :raises DatabaseUnavailable: when the statement had no answer up to the deadline.
         """
-        # uWSGI takes its signals in the main thread, and waits there for the other threads, some of
-        # which could be waiting for the turn.
+        # Signals come to the main thread, where a KeyboardInterrupt could end it in mid-statement.
         if threading.get_ident() == self._main or not self._turn.acquire(blocking=False):
             return False
         try:

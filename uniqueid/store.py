@@ -430,6 +430,10 @@ class Store:
             if cause is Cause.CONNECTION or cause not in TRANSIENT:
                 self.disconnect()
             self._on_retry(cause)
+        except BaseException:
+            # Whoever ends this thread: the answer that it did not take is nobody else's.
+            self.disconnect()
+            raise
         return None
 
     def _move_only_one(

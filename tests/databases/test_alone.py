@@ -222,6 +222,26 @@ def test_an_answer_that_is_lost_is_a_gap(
         assert ready.first("file", 5, file=11) == 16
 
 
+def test_a_thread_that_is_ended_leaves_no_answer_to_the_next(
+    ready: Direct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection in the middle of a statement is given up; what it did is nobody's."""
+    provider = ready.store.database.provider
+    execute = provider.execute
+    connection = provider.pool.con
+
+    def end(cursor: Any, sql: str, *arguments: Any) -> Any:
+        execute(cursor, sql, *arguments)
+        monkeypatch.setattr(provider, "execute", execute)
+        raise SystemExit
+
+    monkeypatch.setattr(provider, "execute", end)
+    with pytest.raises(SystemExit):
+        alone(ready, "file", 5)
+    assert ready.first("file", 1, file=11) == 16
+    assert provider.pool.con is not connection
+
+
 @pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
 def test_a_locked_counter_is_busy_after_one_wait(
     ready: Direct, kind: str, make_store: Callable[..., Direct]
