@@ -49,7 +49,7 @@ def compare(title: str, rows: dict[str, list[float]]) -> None:
     for name, rates in rows.items():
         ratios = [one / base for one, base in zip(rates, first, strict=True)]
         print(
-            f"  {name:<34} {statistics.median(rates):>8.0f} requests/s"
+            f"  {name:<42} {statistics.median(rates):>8.0f} requests/s"
             f"   {statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f})"
         )
 
@@ -72,10 +72,13 @@ def modes(mariadb: servers.MariaDB, cpu: int | None, load: set[int]) -> None:
                     break
             started.append((number, service))
         for _ in range(ROUNDS):
-            for number, service in started:
-                script.write_text(SPREAD.replace('tonumber(os.getenv("MODES"))', str(number)))
-                text = wrk(service.url, 64, SECONDS, load, "-s", str(script))
-                found.setdefault(f"MariaDB, {number} modes", []).append(rate(text))
+            for there, service in started:
+                # The last as well with all requests for one of its many.
+                for number in sorted({there, 1 if there == max(MODES) else there}):
+                    script.write_text(SPREAD.replace('tonumber(os.getenv("MODES"))', str(number)))
+                    text = wrk(service.url, 64, SECONDS, load, "-s", str(script))
+                    title = f"MariaDB, {there} modes, {number} asked for"
+                    found.setdefault(title, []).append(rate(text))
     compare("Number of modes, 64 clients", found)
 
 
