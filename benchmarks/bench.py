@@ -349,6 +349,13 @@ def ratios(found: list[Contestant], clients: list[int], commits: dict[str, float
                     f"{number:>4} clients, {database:<10} / the ceiling's p99"
                     f"{'':<18} {spread(times)} times as long"
                 )
+            if number > 64 and 64 in clients and mine:
+                fewer = rates(OURS, database, 64)
+                pairs = [one / other for one, other in zip(mine, fewer, strict=True)]
+                lines.append(
+                    f"{number:>4} clients, {database:<10} / itself with 64 clients"
+                    f"{'':<11} {spread(pairs)}"
+                )
             top = rates(CEILING, "none", number)
             if number == 1 and mine and top and database in commits:
                 one_after_the_other = [1 / (1 / rate + 1 / commits[database]) for rate in top]
@@ -377,8 +384,8 @@ def main() -> int:
         found = contestants(stack, cpu, only)
         for item in found:
             prove(item, max(clients), min(2, arguments.seconds), load)
-        for number in clients:
-            for _ in range(arguments.rounds):
+        for _ in range(arguments.rounds):
+            for number in clients:
                 for item in found:
                     measure(item, number, arguments.seconds, load)
         for item in found:
