@@ -315,9 +315,10 @@ def show(table: list[dict[str, object]]) -> None:
 def ratios(found: list[Contestant], clients: list[int], commits: dict[str, float]) -> list[str]:
     """What is claimed, each with its lowest and highest round."""
 
+    measured = {(item.name, item.database): item.loads for item in found}
+
     def loads(name: str, database: str, number: int) -> list[Load]:
-        item = next((i for i in found if (i.name, i.database) == (name, database)), None)
-        return [] if item is None else item.loads[number]
+        return measured.get((name, database), {}).get(number, [])
 
     def rates(name: str, database: str, number: int) -> list[float]:
         return [load.rate for load in loads(name, database, number)]
@@ -349,8 +350,8 @@ def ratios(found: list[Contestant], clients: list[int], commits: dict[str, float
                     f"{number:>4} clients, {database:<10} / the ceiling's p99"
                     f"{'':<18} {spread(times)} times as long"
                 )
-            if number > 64 and 64 in clients and mine:
-                fewer = rates(OURS, database, 64)
+            fewer = rates(OURS, database, 64)
+            if number > 64 and mine and fewer:
                 pairs = [one / other for one, other in zip(mine, fewer, strict=True)]
                 lines.append(
                     f"{number:>4} clients, {database:<10} / itself with 64 clients"

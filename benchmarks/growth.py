@@ -27,7 +27,7 @@ COUNTERS = (1, 2**31, 2**62)
 ROUNDS = 3
 SECONDS = 2
 SPREAD = """
-local number = tonumber(os.getenv("MODES"))
+local number = NUMBER
 local seen = 0
 request = function()
     seen = seen + 1
@@ -59,15 +59,20 @@ def modes(mariadb: servers.MariaDB, cpu: int | None, load: set[int]) -> None:
     found: dict[str, list[float]] = {}
     with ExitStack() as stack:
         script = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "modes.lua"
+
+        def ask(service: Ours, number: int) -> str:
+            """Load a service with requests for so many modes in turn; what wrk says."""
+            script.write_text(SPREAD.replace("NUMBER", str(number)))
+            return wrk(service.url, 64, SECONDS, load, "-s", str(script))
+
         started = []
         for number in MODES:
             service = Ours(mariadb.url(mariadb.new_database()), cpu, max_modes="20000")
             stack.callback(service.remove)
             service.start()
-            script.write_text(SPREAD.replace('tonumber(os.getenv("MODES"))', str(number)))
             # Through all of them, so that none is new in the measurement.
             for _ in range(60):
-                wrk(service.url, 64, 2, load, "-s", str(script))
+                ask(service, number)
                 if len(json.loads(service.cmd("show", "--json"))["counters"]) >= number:
                     break
             started.append((number, service))
@@ -75,10 +80,8 @@ def modes(mariadb: servers.MariaDB, cpu: int | None, load: set[int]) -> None:
             for there, service in started:
                 # The last as well with all requests for one of its many.
                 for number in sorted({there, 1 if there == max(MODES) else there}):
-                    script.write_text(SPREAD.replace('tonumber(os.getenv("MODES"))', str(number)))
-                    text = wrk(service.url, 64, SECONDS, load, "-s", str(script))
                     title = f"MariaDB, {there} modes, {number} asked for"
-                    found.setdefault(title, []).append(rate(text))
+                    found.setdefault(title, []).append(rate(ask(service, number)))
     compare("Number of modes, 64 clients", found)
 
 

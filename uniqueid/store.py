@@ -199,13 +199,11 @@ class Store:
         self._select = f"SELECT {key}, {value} FROM {table} WHERE {key} = $mode{lock}"
         self._insert = f"INSERT INTO {table} ({key}, {value}) VALUES ($mode, $next_id)"
         # Guarded by the value that was read: if the lock was lost in between, nothing is written.
-        self._update = (
-            f"UPDATE {table} SET {value} = $next_id WHERE {key} = $mode AND {value} = $found"
-        )
+        update = f"UPDATE {table} SET {value} = {{}} WHERE {key} = {{}} AND {value} = {{}}"
+        self._update = update.format("$next_id", "$mode", "$found")
+        # The same for the driver itself, without Pony.
         mark = "?" if self.url.kind == "sqlite" else "%s"
-        self._update_alone = (
-            f"UPDATE {table} SET {value} = {mark} WHERE {key} = {mark} AND {value} = {mark}"
-        )
+        self._update_alone = update.format(mark, mark, mark)
         # The keys by themselves as well, so that no database reads any other row.
         values = "VALUES " if self.url.kind == "sqlite" else ""
         self._update_all = (
@@ -367,9 +365,10 @@ class Store:
             try:
                 self.open()
                 if len(wanted) == 1 and not entries:
-                    advanced = self._move_only_one(wanted, floors)
+                    ((mode, count),) = wanted.items()
+                    advanced = self._move_alone(mode, count, floors)
                     if advanced is not None:
-                        return {**advanced, **refused}
+                        return {mode: advanced, **refused}
                 else:
                     self._single = 0
                 room = self._room(wanted, floors)
@@ -435,14 +434,6 @@ class Store:
             self.disconnect()
             raise
         return None
-
-    def _move_only_one(
-        self, totals: Mapping[str, int], floors: Mapping[str, int]
-    ) -> dict[str, Outcome] | None:
-        """The same for `advance`, which knows what to do with an error."""
-        ((mode, count),) = totals.items()
-        advanced = self._move_alone(mode, count, floors)
-        return None if advanced is None else {mode: advanced}
 
     def _move_alone(self, mode: str, count: int, floors: Mapping[str, int]) -> Advanced | None:
         """Move a counter on from where this store left it, which spares reading it, and in a

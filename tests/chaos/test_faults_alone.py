@@ -2,19 +2,17 @@
 
 Whoever is alone has its counter moved on in the thread of its request, by an UPDATE that commits
 itself. A cell with one client fails when its load does not go that way (`cell.Cell`).
+test_faults_otherwise.py has more of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import servers
 import test_faults_database
-import test_faults_fence
-import test_faults_going_back
 import test_faults_service
 from cell import Cell
 from fault_proxy import (
@@ -28,8 +26,6 @@ from fault_proxy import (
 )
 from history import is_503
 from test_faults_database import Server
-from test_faults_fence import fence  # noqa: F401
-from test_faults_going_back import primary, replica  # noqa: F401
 
 NewURL = Callable[[str], str]
 
@@ -120,11 +116,6 @@ def test_connection_falls_silent_for_ever(hurt_mariadb: servers.MariaDB) -> None
         test_faults_database.test_connection_falls_silent_for_ever("mariadb", proxy, url)
 
 
-def test_kill_9_of_the_worker(new_url: NewURL) -> None:
-    """What it had committed without answering is a gap, and nothing else is."""
-    test_faults_service.test_kill_9_of_the_worker("sqlite", new_url)
-
-
 @pytest.mark.parametrize("clients", [1, 2, 4])
 def test_sigterm(clients: int, new_url: NewURL) -> None:
     """It ends with 0 again and again, whichever thread is at work; what was committed was answered,
@@ -133,30 +124,6 @@ def test_sigterm(clients: int, new_url: NewURL) -> None:
     cell = Cell(fault, "sqlite", new_url("sqlite"), ambiguous=False, clients=clients)
     test_faults_service.end_and_start(cell, times=2)
     assert {call.status for call in cell.load.history.calls} == {None}
-
-
-def test_failover_to_a_lagging_replica(
-    primary: servers.MariaDB,  # noqa: F811
-    replica: servers.MariaDB,  # noqa: F811
-) -> None:
-    """What the one handed out by single statements, the other does not hand out."""
-    test_faults_going_back.test_failover_to_a_lagging_replica(primary, replica)
-
-
-def test_an_older_copy_takes_the_place_of_the_file(new_url: NewURL) -> None:
-    """It is noticed by whoever is alone, and judged by the committer."""
-    test_faults_going_back.test_sqlite_file_replaced_by_an_older_copy("advance", new_url)
-
-
-def test_a_backup_is_restored_while_the_service_is_down(
-    fence: Path,  # noqa: F811
-    new_url: NewURL,
-    request: pytest.FixtureRequest,
-) -> None:
-    """The fence stands above what single statements took, without being written for each."""
-    test_faults_fence.test_a_backup_is_restored_while_the_service_is_down(
-        "sqlite", "stop", fence, new_url, request
-    )
 
 
 def test_two_services_contend_with_one_client_each(network: str, new_url: NewURL) -> None:

@@ -36,8 +36,10 @@ def round_trips(direct: Direct, kind: str) -> Iterator[list[str]]:
     connection = direct.store.database.provider.pool.con
     if kind == "sqlite":
         connection.set_trace_callback(sent.append)
-        yield sent
-        connection.set_trace_callback(None)
+        try:
+            yield sent
+        finally:
+            connection.set_trace_callback(None)
     elif kind == "mariadb":
         execute = connection._execute_command
 
@@ -46,8 +48,10 @@ def round_trips(direct: Direct, kind: str) -> Iterator[list[str]]:
             return execute(command, sql)
 
         connection._execute_command = note
-        yield sent
-        del connection._execute_command
+        try:
+            yield sent
+        finally:
+            del connection._execute_command
     else:
 
         def wait(waiting: Any) -> None:
@@ -55,8 +59,10 @@ def round_trips(direct: Direct, kind: str) -> Iterator[list[str]]:
             wait_for_answer(waiting)
 
         extensions.set_wait_callback(wait)
-        yield sent
-        extensions.set_wait_callback(wait_for_answer)
+        try:
+            yield sent
+        finally:
+            extensions.set_wait_callback(wait_for_answer)
 
 
 @pytest.fixture
@@ -71,6 +77,21 @@ def alone(direct: Direct, mode: str, count: int, **floors: int) -> int | None:
     """The first of the new IDs."""
     advanced = direct.store.advance_alone(mode, count, floors)
     return None if advanced is None else advanced.first
+
+
+def end_after_the_statement(
+    direct: Direct, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """Raise an error when the database has done the next statement, in the place of its answer."""
+    provider = direct.store.database.provider
+    execute = provider.execute
+
+    def raise_after(cursor: Any, sql: str, *arguments: Any) -> Any:
+        execute(cursor, sql, *arguments)
+        monkeypatch.setattr(provider, "execute", execute)
+        raise error
+
+    monkeypatch.setattr(provider, "execute", raise_after)
 
 
 def test_it_is_one_round_trip(ready: Direct, kind: str) -> None:
@@ -206,15 +227,7 @@ def test_an_answer_that_is_lost_is_a_gap(
     ready: Direct, by_caller: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The UPDATE was done, and nobody knows: the next range is above it."""
-    provider = ready.store.database.provider
-    execute = provider.execute
-
-    def lose(cursor: Any, sql: str, *arguments: Any) -> Any:
-        execute(cursor, sql, *arguments)
-        monkeypatch.setattr(provider, "execute", execute)
-        raise ConnectionResetError
-
-    monkeypatch.setattr(provider, "execute", lose)
+    end_after_the_statement(ready, monkeypatch, ConnectionResetError())
     if by_caller:
         assert alone(ready, "file", 5) is None
         assert ready.first("file", 1, file=11) == 16
@@ -226,20 +239,13 @@ def test_a_thread_that_is_ended_leaves_no_answer_to_the_next(
     ready: Direct, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection in the middle of a statement is given up; what it did is nobody's."""
-    provider = ready.store.database.provider
-    execute = provider.execute
-    connection = provider.pool.con
-
-    def end(cursor: Any, sql: str, *arguments: Any) -> Any:
-        execute(cursor, sql, *arguments)
-        monkeypatch.setattr(provider, "execute", execute)
-        raise SystemExit
-
-    monkeypatch.setattr(provider, "execute", end)
+    pool = ready.store.database.provider.pool
+    connection = pool.con
+    end_after_the_statement(ready, monkeypatch, SystemExit())
     with pytest.raises(SystemExit):
         alone(ready, "file", 5)
     assert ready.first("file", 1, file=11) == 16
-    assert provider.pool.con is not connection
+    assert pool.con is not connection
 
 
 @pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
