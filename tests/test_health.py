@@ -83,6 +83,9 @@ def test_a_database_that_hangs_holds_nobody_up(
     for _ in range(5):
         assert "has not answered" in str(watch.look().database)
     assert "has not answered" in str(watch.latest().database)
+    # The thread that asks may get its turn later than all of these.
+    wait_until(lambda: database.questions > 0, "the question")
+    assert "has not answered" in str(watch.look().database)
     assert database.questions == 1
     database.gate_of_questions.set()
     wait_until(lambda: watch.latest() == Found(counters={"file": 11}), "the answer")
