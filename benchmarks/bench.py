@@ -1,13 +1,17 @@
-"""Requests a second of the service and of what it is compared with, side by side in one run.
+"""CPU time per request and requests per second of the service and its peers, measured in one run.
 
-Each contestant is first asked for ranges by as many clients as in the measurement, and every answer
-is checked: how many IDs were given twice is printed beside its speed. The rounds alternate between
-the contestants, so that what else the machine does falls on all of them; what is claimed is a ratio
-within one run, with its lowest and highest round.
+Before it is measured, every contestant serves the same number of clients and each answer is
+checked; the number of IDs that were returned twice is printed next to the speed. The rounds
+alternate between the contestants, so that other work on the machine affects all of them. Only
+ratios within one run are compared, each with its lowest and highest round.
 
-All contestants but the old service, which runs as its documentation starts it, are kept on one CPU
-and stand behind the service's own uWSGI settings; the load comes from the other CPUs. Databases run
-with the durability that they are shipped with: a commit is on disk when it is answered.
+The first figure is the CPU time of the server per request. A rate compares servers only where the
+server's CPU is the limit; on a machine with two CPUs, the limit is often the load generator. The
+busy share of the server's CPU is printed next to each rate, with a mark if it is below `SATURATED`.
+
+All contestants except the legacy service, which runs as its documentation starts it, are pinned to
+one CPU and use the service's uWSGI settings. The load generator and the databases have the other
+CPUs. The databases run with their default durability: a commit is on disk when it is acknowledged.
 """
 
 from __future__ import annotations
@@ -16,49 +20,67 @@ import argparse
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import raw
-from peers import Ours, Redis, SameFront, Upstream, place, servers
+from peers import Ours, Redis, SameFront, Upstream, pinned, place, servers
 
 HERE = Path(__file__).resolve().parent
 TARGET = "/getid?range=1&mode=file"
 
 OURS = "this service"
 RESERVED = "this service (reserve = 1000)"
-CEILING = "the ceiling: a counter in memory"
-ONE = "this store, a transaction each"
-PLAIN = "plain Pony, a transaction each"
+BARE = "bare WSGI callable (in memory)"
+BOTTLE = "Bottle handler (in memory)"
+ONE = "this store (transaction per request)"
+PLAIN = "plain Pony transaction per request"
 UPSTREAM = "pacifica-uniqueid 0.5.1"
 FLICKR = "Flickr's ticket table"
 NEXTVAL = "PostgreSQL's nextval"
 REDIS = "Redis INCRBY"
 
+SATURATED = 0.9
+"""The busy share of the server's CPU above which this CPU limits the rate."""
+
+LEGEND = f"""
+CPU us    user and system time of the server's processes per request, in microseconds
+database  the same of the database server's processes
+busy      CPU time of the server per second, the share of its CPU that it used
+load      CPU time of the load generator per second and thread
+*         busy is below {SATURATED}: this rate is not limited by the server's CPU, but by the load
+          generator, by waiting (round trips, locks, the disk) or by other processes"""
 
 Server = servers.Service | Upstream
 
 
 @dataclass
 class Load:
-    """What one round of load showed."""
+    """The result of one round of load."""
 
     rate: float
-    """Requests a second."""
+    """Requests per second."""
     p50: float
     p99: float
     """Milliseconds."""
     errors: int
     cpu: float
-    """Microseconds of the server's own processes a request; the database's are not in it."""
+    """User and system time of the server's processes, in microseconds per request."""
+    database_cpu: float
+    """The same of the database server's processes; 0 where there are none."""
+    busy: float
+    """CPU time of the server per second: the share of its CPU that it used."""
+    generator_busy: float
+    """CPU time of the load generator per second and thread."""
 
 
 @dataclass
@@ -68,6 +90,8 @@ class Contestant:
     name: str
     database: str
     server: Server
+    database_server: servers.Process | None = None
+    """Of a database in a server of its own."""
     answers: int = 0
     duplicates: int = 0
     errors: int = 0
@@ -90,12 +114,29 @@ def tree(process: int) -> list[int]:
 
 
 def cpu_seconds(process: int) -> float:
-    """Seconds of CPU that a process and those below it have used."""
-    ticks = 0
-    for member in tree(process):
-        columns = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(columns[11]) + int(columns[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    """Seconds of CPU that a process and those below it have used, ended ones included."""
+    for _ in range(10):
+        # A member that ends meanwhile (PostgreSQL's workers do) is then counted by its parent.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            stats = [Path(f"/proc/{member}/stat").read_text() for member in tree(process)]
+            # From the third column of proc(5) on; 14 to 17 are utime, stime, cutime and cstime.
+            columns = [stat.rpartition(")")[2].split() for stat in stats]
+            return sum(sum(map(int, row[11:15])) for row in columns) / os.sysconf("SC_CLK_TCK")
+    raise ProcessLookupError(f"process {process} has ended, or its children end all the time")
+
+
+def server_cpu_seconds(server: servers.Process | None) -> float:
+    """Seconds of CPU that a server has used; 0 of none."""
+    if server is None:
+        return 0
+    assert server.process is not None
+    return cpu_seconds(server.process.pid)
+
+
+def children_cpu_seconds() -> float:
+    """Seconds of CPU of the ended children of this process, such as the load generator."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def memory(process: int) -> float:
@@ -110,14 +151,19 @@ def memory(process: int) -> float:
 def wrk(url: str, clients: int, seconds: int, load: Iterable[int], *more: str) -> str:
     """Run the load and return what it says."""
     where = ["taskset", "-c", ",".join(map(str, sorted(load)))]
-    threads = min(len(list(load)), clients, 4)
     return subprocess.run(
-        [*where, "wrk", f"-t{threads}", f"-c{clients}", f"-d{seconds}s", "--timeout=10s"]
+        [*where, "wrk", f"-t{wrk_threads(clients, load)}", f"-c{clients}", f"-d{seconds}s"]
+        + ["--timeout=10s"]
         + ["--latency", *more[:2], url, *more[2:]],
         check=True,
         capture_output=True,
         text=True,
     ).stdout
+
+
+def wrk_threads(clients: int, load: Iterable[int]) -> int:
+    """The number of the load generator's threads."""
+    return min(len(list(load)), clients, 4)
 
 
 def prove(contestant: Contestant, clients: int, seconds: int, load: Iterable[int]) -> None:
@@ -161,12 +207,17 @@ def settle(server: Server) -> None:
 def measure(
     contestant: Contestant, clients: int, seconds: int, load: Iterable[int], *more: str
 ) -> None:
-    """One round of load; what is more goes to wrk."""
-    server = contestant.server
-    assert server.process is not None
-    before = cpu_seconds(server.process.pid)
+    """Run one round of load.
+
+    :param more: arguments of wrk.
+    """
+    server, database = contestant.server, contestant.database_server
+    began = time.monotonic()
+    before = server_cpu_seconds(server), server_cpu_seconds(database), children_cpu_seconds()
     text = wrk(server.url + TARGET, clients, seconds, load, *more)
-    used = cpu_seconds(server.process.pid) - before
+    after = server_cpu_seconds(server), server_cpu_seconds(database), children_cpu_seconds()
+    elapsed = time.monotonic() - began
+    used, database_used, generator_used = (b - a for a, b in zip(before, after, strict=True))
     settle(server)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
     requests = re.search(r"(\d+) requests in", text)
@@ -179,13 +230,17 @@ def measure(
     errors = int(refused.group(1)) if refused else 0
     errors += sum(map(int, broken.groups())) if broken else 0
     contestant.errors += errors
+    answered = max(1, int(requests.group(1)))
     contestant.loads.setdefault(clients, []).append(
         Load(
             rate=float(rate.group(1)),
             p50=_milliseconds(text, "50%"),
             p99=_milliseconds(text, "99%"),
             errors=errors,
-            cpu=used / max(1, int(requests.group(1))) * 1e6,
+            cpu=used / answered * 1e6,
+            database_cpu=database_used / answered * 1e6,
+            busy=used / elapsed,
+            generator_busy=generator_used / elapsed / wrk_threads(clients, load),
         )
     )
 
@@ -196,7 +251,9 @@ def _milliseconds(text: str, name: str) -> float:
     return float(found.group(1)) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found.group(2)]
 
 
-def contestants(stack: ExitStack, cpu: int | None, only: set[str]) -> list[Contestant]:
+def contestants(
+    stack: ExitStack, cpu: int | None, load: set[int], only: set[str]
+) -> list[Contestant]:
     """Start all that are compared, and their databases."""
     directory = stack.enter_context(tempfile.TemporaryDirectory())
     # Several contestants have a connection for each of their 48 threads.
@@ -205,7 +262,8 @@ def contestants(stack: ExitStack, cpu: int | None, only: set[str]) -> list[Conte
     redis = Redis()
     for needed in (mariadb, postgresql, redis):
         stack.callback(needed.remove)
-        needed.start()
+        with pinned(load):
+            needed.start()
     # The old service does not decode what is in its URL.
     mariadb.sql("CREATE USER plain IDENTIFIED BY 'plain'; GRANT ALL ON `test_%`.* TO plain")
     numbers = iter(range(100))
@@ -225,7 +283,8 @@ def contestants(stack: ExitStack, cpu: int | None, only: set[str]) -> list[Conte
 
     databases = {"SQLite": sqlite, "MariaDB": maria, "PostgreSQL": postgres}
     wanted: list[tuple[str, str, Callable[[], Server]]] = [
-        (CEILING, "none", lambda: SameFront("ceiling", sqlite(), cpu)),
+        (BARE, "none", lambda: SameFront("bare_wsgi", sqlite(), cpu)),
+        (BOTTLE, "none", lambda: SameFront("bottle_handler", sqlite(), cpu)),
         (FLICKR, "MariaDB", lambda: SameFront("flickr", maria(), cpu)),
         (NEXTVAL, "PostgreSQL", lambda: SameFront("nextval", postgres(), cpu)),
         (
@@ -244,17 +303,26 @@ def contestants(stack: ExitStack, cpu: int | None, only: set[str]) -> list[Conte
             (ONE, database, partial(SameFront, "one_transaction", url(), cpu)),
             (PLAIN, database, partial(SameFront, "plain_pony", url(), cpu)),
         ]
+    check_names(only, [name for name, _database, _make in wanted])
+    database_servers = {"MariaDB": mariadb, "PostgreSQL": postgresql, "Redis": redis}
     started = []
     for name, database, make in wanted:
         if not only or name in only:
             server = make()
             stack.callback(server.remove)
             server.start()
-            started.append(Contestant(name, database, server))
+            started.append(Contestant(name, database, server, database_servers.get(database)))
     order = ["none", "SQLite", "MariaDB", "PostgreSQL", "Redis"]
     return sorted(
         started, key=lambda item: (order.index(item.database), item.name not in (OURS, RESERVED))
     )
+
+
+def check_names(only: set[str], names: list[str]) -> None:
+    """End the program if --only has a name of no contestant."""
+    if unknown := only - set(names):
+        there = ", ".join(dict.fromkeys(names))
+        sys.exit(f"--only {', '.join(sorted(unknown))}: no such contestant. There are: {there}")
 
 
 def spread(values: list[float]) -> str:
@@ -264,31 +332,36 @@ def spread(values: list[float]) -> str:
 
 def rows(found: list[Contestant], clients: list[int]) -> list[dict[str, object]]:
     """The numbers, one row for each contestant and number of clients."""
-    ceiling = next((item for item in found if item.name == CEILING), None)
     table: list[dict[str, object]] = []
     for number in clients:
         for item in found:
             loads = item.loads[number]
             rates = item.rates(number)
+            busy = statistics.median(load.busy for load in loads)
             row: dict[str, object] = {
                 "clients": number,
                 "database": item.database,
                 "contestant": item.name,
+                "cpu_us_per_request": round(statistics.median(load.cpu for load in loads), 1),
+                "database_cpu_us_per_request": round(
+                    statistics.median(load.database_cpu for load in loads), 1
+                ),
+                "busy": round(busy, 2),
+                "limited_by_server_cpu": busy >= SATURATED,
+                "generator_busy": round(
+                    statistics.median(load.generator_busy for load in loads), 2
+                ),
                 "requests_per_second": round(statistics.median(rates)),
                 # Each request is for one ID.
                 "ids_per_second": round(statistics.median(rates)),
                 "p50_ms": round(statistics.median(load.p50 for load in loads), 2),
                 "p99_ms": round(statistics.median(load.p99 for load in loads), 2),
-                "cpu_us_per_request": round(statistics.median(load.cpu for load in loads), 1),
                 "memory_mib": round(item.memory, 1),
                 "answers_checked": item.answers,
                 "duplicates": item.duplicates,
                 "errors": item.errors,
                 "rates": [round(rate) for rate in rates],
             }
-            if ceiling is not None:
-                pairs = zip(rates, ceiling.rates(number), strict=True)
-                row["of_the_ceiling"] = [round(rate / top, 3) for rate, top in pairs]
             table.append(row)
     return table
 
@@ -296,20 +369,20 @@ def rows(found: list[Contestant], clients: list[int]) -> list[dict[str, object]]
 def show(table: list[dict[str, object]]) -> None:
     """Print the table."""
     print(
-        f"{'clients':>7}  {'database':<10} {'contestant':<33} {'requests/s':>10}"
-        f" {'of the ceiling':>20} {'p50 ms':>8} {'p99 ms':>8} {'CPU us':>7} {'MiB':>6}"
+        f"{'clients':>7}  {'database':<10} {'contestant':<36} {'CPU us':>7} {'database':>8}"
+        f" {'busy':>5} {'load':>5} {'requests/s':>11} {'p50 ms':>8} {'p99 ms':>8} {'MiB':>6}"
         f" {'checked':>8} {'duplicates':>10} {'errors':>7}"
     )
     for row in table:
-        ratios = row.get("of_the_ceiling")
+        mark = " " if row["limited_by_server_cpu"] else "*"
         print(
-            f"{row['clients']:>7}  {row['database']:<10} {row['contestant']:<33}"
-            f" {row['requests_per_second']:>10}"
-            f" {spread(ratios) if isinstance(ratios, list) else '':>20}"
-            f" {row['p50_ms']:>8} {row['p99_ms']:>8} {row['cpu_us_per_request']:>7}"
-            f" {row['memory_mib']:>6} {row['answers_checked']:>8} {row['duplicates']:>10}"
-            f" {row['errors']:>7}"
+            f"{row['clients']:>7}  {row['database']:<10} {row['contestant']:<36}"
+            f" {row['cpu_us_per_request']:>7} {row['database_cpu_us_per_request']:>8}"
+            f" {row['busy']:>5} {row['generator_busy']:>5} {row['requests_per_second']:>10}{mark}"
+            f" {row['p50_ms']:>8} {row['p99_ms']:>8} {row['memory_mib']:>6}"
+            f" {row['answers_checked']:>8} {row['duplicates']:>10} {row['errors']:>7}"
         )
+    print(LEGEND)
 
 
 def ratios(found: list[Contestant], clients: list[int], commits: dict[str, float]) -> list[str]:
@@ -320,15 +393,13 @@ def ratios(found: list[Contestant], clients: list[int], commits: dict[str, float
     def loads(name: str, database: str, number: int) -> list[Load]:
         return measured.get((name, database), {}).get(number, [])
 
-    def rates(name: str, database: str, number: int) -> list[float]:
-        return [load.rate for load in loads(name, database, number)]
-
     lines = []
     for number in clients:
         for database in ("SQLite", "MariaDB", "PostgreSQL"):
-            mine = rates(OURS, database, number)
+            mine = loads(OURS, database, number)
             for own, what, name, where in (
-                (OURS, "", CEILING, "none"),
+                (OURS, "", BARE, "none"),
+                (OURS, "", BOTTLE, "none"),
                 (OURS, "", ONE, database),
                 (OURS, "", PLAIN, database),
                 (OURS, "", UPSTREAM, database),
@@ -336,36 +407,38 @@ def ratios(found: list[Contestant], clients: list[int], commits: dict[str, float
                 (OURS, "", FLICKR, "MariaDB"),
                 (OURS, "", NEXTVAL, "PostgreSQL"),
                 (RESERVED, ", reserved", OURS, database),
-                (RESERVED, ", reserved", CEILING, "none"),
+                (RESERVED, ", reserved", BOTTLE, "none"),
             ):
-                ahead, theirs = rates(own, database, number), rates(name, where, number)
+                ahead, theirs = loads(own, database, number), loads(name, where, number)
                 if ahead and theirs:
-                    pairs = [one / other for one, other in zip(ahead, theirs, strict=True)]
-                    lines.append(
-                        f"{number:>4} clients, {database:<10}{what} / {name:<33} {spread(pairs)}"
-                    )
-            waits = zip(loads(OURS, database, number), loads(CEILING, "none", number), strict=False)
-            if times := [one.p99 / other.p99 for one, other in waits]:
-                lines.append(
-                    f"{number:>4} clients, {database:<10} / the ceiling's p99"
-                    f"{'':<18} {spread(times)} times as long"
-                )
-            fewer = rates(OURS, database, 64)
+                    title = f"{number:>4} clients, {database:<10}{what} / {name:<36}"
+                    lines.append(f"{title} {compared(ahead, theirs)}")
+            fewer = loads(OURS, database, 64)
             if number > 64 and mine and fewer:
-                pairs = [one / other for one, other in zip(mine, fewer, strict=True)]
-                lines.append(
-                    f"{number:>4} clients, {database:<10} / itself with 64 clients"
-                    f"{'':<11} {spread(pairs)}"
-                )
-            top = rates(CEILING, "none", number)
+                title = f"{number:>4} clients, {database:<10} / {'itself with 64 clients':<36}"
+                lines.append(f"{title} {compared(mine, fewer)}")
+            top = loads(BOTTLE, "none", number)
             if number == 1 and mine and top and database in commits:
-                one_after_the_other = [1 / (1 / rate + 1 / commits[database]) for rate in top]
-                pairs = [a / b for a, b in zip(mine, one_after_the_other, strict=True)]
+                sums = [1 / (1 / load.rate + 1 / commits[database]) for load in top]
+                pairs = [load.rate / rate for load, rate in zip(mine, sums, strict=True)]
                 lines.append(
-                    f"   1 client,  {database:<10} / the ceiling, then the raw driver's commit"
-                    f" ({commits[database]:.0f}/s): {spread(pairs)}"
+                    f"   1 client,  {database:<10} / {BOTTLE}, then the raw driver's commit"
+                    f" ({commits[database]:.0f}/s): rate {spread(pairs)}"
                 )
     return lines
+
+
+def compared(mine: list[Load], theirs: list[Load]) -> str:
+    """The ratios between the rounds of two contestants, and the busy shares next to the rates'."""
+    pairs = list(zip(mine, theirs, strict=True))
+    ours, others = (statistics.median(load.busy for load in loads) for loads in (mine, theirs))
+    mark = "" if min(ours, others) >= SATURATED else "*"
+    return (
+        f"CPU {spread([a.cpu / max(b.cpu, 0.1) for a, b in pairs])}"
+        f"  rate{mark} {spread([a.rate / b.rate for a, b in pairs])}"
+        f"  busy {ours:.2f} / {others:.2f}"
+        f"  p99 {spread([a.p99 / b.p99 for a, b in pairs])}"
+    )
 
 
 def main() -> int:
@@ -382,7 +455,7 @@ def main() -> int:
     only = {name for name in arguments.only.split(",") if name}
     cpu, load = place()
     with ExitStack() as stack:
-        found = contestants(stack, cpu, only)
+        found = contestants(stack, cpu, load, only)
         for item in found:
             prove(item, max(clients), min(2, arguments.seconds), load)
         for _ in range(arguments.rounds):
@@ -392,10 +465,10 @@ def main() -> int:
         for item in found:
             assert item.server.process is not None
             item.memory = memory(item.server.process.pid)
-        commits = raw.commits_per_second(arguments.seconds, cpu) if 1 in clients else {}
+        commits = raw.commits_per_second(arguments.seconds, cpu, load) if 1 in clients else {}
     table = rows(found, clients)
     show(table)
-    print("\nHow many times as fast, in the median round (lowest..highest):")
+    print("\nRatios of this service to its peers, median (lowest..highest round):")
     claims = ratios(found, clients, commits)
     print("\n".join(claims))
     if arguments.json:

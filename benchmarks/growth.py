@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import memory, wrk
-from peers import Ours, Upstream, place, servers
+from peers import Ours, Upstream, pinned, place, servers
 
 MODES = (1, 100, 10_000)
 COUNTERS = (1, 2**31, 2**62)
@@ -199,8 +199,9 @@ def main() -> int:
     cpu, load = place()
     mariadb, postgresql = servers.MariaDB(), servers.PostgreSQL()
     try:
-        mariadb.start()
-        postgresql.start()
+        with pinned(load):
+            mariadb.start()
+            postgresql.start()
         batches(mariadb, cpu, load)
         modes(mariadb, cpu, load)
         counters(cpu, load)

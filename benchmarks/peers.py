@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -75,3 +77,14 @@ def place() -> tuple[int | None, set[int]]:
     """The CPU for the contestants and those for the load, or none and all where there is one."""
     cpus = sorted(os.sched_getaffinity(0))
     return (None, set(cpus)) if len(cpus) < 2 else (cpus[-1], set(cpus[:-1]))
+
+
+@contextmanager
+def pinned(cpus: Set[int]) -> Iterator[None]:
+    """Pin every process that is started within the block to these CPUs."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

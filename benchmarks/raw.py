@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg2
 import pymysql
-from peers import servers
+from peers import pinned, servers
 
 UPDATE = "UPDATE counter SET next_id = next_id + 1 WHERE mode = 'file'"
 TABLE = "CREATE TABLE counter (mode VARCHAR(255) PRIMARY KEY, next_id BIGINT NOT NULL)"
@@ -61,15 +61,16 @@ def connect(kind: str, where: str) -> Any:
     return psycopg2.connect(where)
 
 
-def commits_per_second(seconds: int, cpu: int | None) -> dict[str, float]:
-    """Measure each database, by a process that is kept on the contestants' CPU."""
+def commits_per_second(seconds: int, cpu: int | None, load: set[int]) -> dict[str, float]:
+    """Measure each database, by a process that is pinned to the contestants' CPU."""
     place = [] if cpu is None else ["taskset", "-c", str(cpu)]
     found = {}
     mariadb, postgresql = servers.MariaDB(), servers.PostgreSQL()
     with tempfile.TemporaryDirectory() as directory:
         try:
-            mariadb.start()
-            postgresql.start()
+            with pinned(load):
+                mariadb.start()
+                postgresql.start()
             wheres: dict[str, Callable[[], str]] = {
                 "SQLite": lambda: f"{directory}/raw.sqlite3",
                 "MariaDB": lambda: f"{mariadb.port}/{mariadb.new_database()}",

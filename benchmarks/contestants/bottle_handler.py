@@ -1,6 +1,6 @@
-"""The ceiling: what Bottle behind the same uWSGI answers when the counter is a number in memory.
+"""A Bottle handler with a counter in memory, under the service's uWSGI settings.
 
-It forgets everything when it ends, and so is no service. What a durable one can be measured by.
+It is no service: the counter is lost when the process ends.
 """
 
 from __future__ import annotations
