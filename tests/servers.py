@@ -386,6 +386,10 @@ class PostgreSQL(Process):
 class Service(Process):
     """The service under uWSGI, from the shipped uwsgi.ini, with the database synced."""
 
+    ini = CHECKOUT / "uwsgi.ini"
+    commands = BIN
+    """The directory of pacifica-uniqueid-cmd."""
+
     def __init__(self, database_url: str, *options: str, **settings: str) -> None:
         super().__init__()
         self.database_url = database_url
@@ -426,7 +430,7 @@ class Service(Process):
 
     def launch(self) -> None:
         ini = self.directory / "uwsgi.ini"
-        lines = (CHECKOUT / "uwsgi.ini").read_text().splitlines()
+        lines = self.ini.read_text().splitlines()
         assert lines.count("http-socket = :8051") == 1
         ini.write_text("\n".join(line for line in lines if line != "http-socket = :8051"))
         super().launch()
@@ -443,7 +447,7 @@ class Service(Process):
     def cmd(self, *arguments: str) -> str:
         """Run pacifica-uniqueid-cmd with this service's settings; what it prints."""
         return subprocess.run(
-            [str(BIN / "pacifica-uniqueid-cmd"), "-c", str(self.config), *arguments],
+            [str(self.commands / "pacifica-uniqueid-cmd"), "-c", str(self.config), *arguments],
             check=True,
             capture_output=True,
             env=self.environment(),
