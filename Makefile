@@ -2,8 +2,7 @@
 # make test    everything, on real databases and servers
 # make check   what takes seconds
 # make image   the container image, with docker, podman or buildah
-# make chaos   the fault tests for MINUTES=30; RESERVE=100 has the services reserve so many IDs, and
-#              CLIENTS=1 has one client ask in most of them (else 16)
+# make chaos   the fault tests for MINUTES=30; CLIENTS=1 has one client ask in most of them (else 16)
 # make bench   requests per second, side by side; bench-full takes more clients, and half an hour
 # make clean   remove what these made; databases are kept
 
@@ -46,12 +45,10 @@ image:
 
 # The fault tests again and again, for so long; the first failure ends them.
 chaos: MINUTES ?= 30
-chaos: RESERVE ?= 0
 chaos: CLIENTS ?= 16
 chaos: $(VENV)/test
 	.ci/setup test
-	CHAOS_MINUTES=$(MINUTES) CHAOS_RESERVE=$(RESERVE) CHAOS_CLIENTS=$(CLIENTS) \
-	  $(BIN)/pytest tests/chaos
+	CHAOS_MINUTES=$(MINUTES) CHAOS_CLIENTS=$(CLIENTS) $(BIN)/pytest tests/chaos
 
 bench: $(VENV)/test
 	.ci/setup test

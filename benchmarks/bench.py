@@ -39,7 +39,6 @@ HERE = Path(__file__).resolve().parent
 TARGET = "/getid?range=1&mode=file"
 
 OURS = "this service"
-RESERVED = "this service (reserve = 1000)"
 BARE = "bare WSGI callable (in memory)"
 BOTTLE = "Bottle handler (in memory)"
 ONE = "this store (transaction per request)"
@@ -299,7 +298,6 @@ def contestants(
     for database, url in databases.items():
         wanted += [
             (OURS, database, partial(Ours, url(), cpu)),
-            (RESERVED, database, partial(Ours, url(), cpu, reserve="1000")),
             (ONE, database, partial(SameFront, "one_transaction", url(), cpu)),
             (PLAIN, database, partial(SameFront, "plain_pony", url(), cpu)),
         ]
@@ -313,9 +311,7 @@ def contestants(
             server.start()
             started.append(Contestant(name, database, server, database_servers.get(database)))
     order = ["none", "SQLite", "MariaDB", "PostgreSQL", "Redis"]
-    return sorted(
-        started, key=lambda item: (order.index(item.database), item.name not in (OURS, RESERVED))
-    )
+    return sorted(started, key=lambda item: (order.index(item.database), item.name != OURS))
 
 
 def check_names(only: set[str], names: list[str]) -> None:
@@ -397,22 +393,20 @@ def ratios(found: list[Contestant], clients: list[int], commits: dict[str, float
     for number in clients:
         for database in ("SQLite", "MariaDB", "PostgreSQL"):
             mine = loads(OURS, database, number)
-            for own, what, name, where in (
-                (OURS, "", BARE, "none"),
-                (OURS, "", BOTTLE, "none"),
-                (OURS, "", ONE, database),
-                (OURS, "", PLAIN, database),
-                (OURS, "", UPSTREAM, database),
-                (OURS, "", REDIS, "Redis"),
-                (OURS, "", FLICKR, "MariaDB"),
-                (OURS, "", NEXTVAL, "PostgreSQL"),
-                (RESERVED, ", reserved", OURS, database),
-                (RESERVED, ", reserved", BOTTLE, "none"),
+            for name, where in (
+                (BARE, "none"),
+                (BOTTLE, "none"),
+                (ONE, database),
+                (PLAIN, database),
+                (UPSTREAM, database),
+                (REDIS, "Redis"),
+                (FLICKR, "MariaDB"),
+                (NEXTVAL, "PostgreSQL"),
             ):
-                ahead, theirs = loads(own, database, number), loads(name, where, number)
-                if ahead and theirs:
-                    title = f"{number:>4} clients, {database:<10}{what} / {name:<36}"
-                    lines.append(f"{title} {compared(ahead, theirs)}")
+                theirs = loads(name, where, number)
+                if mine and theirs:
+                    title = f"{number:>4} clients, {database:<10} / {name:<36}"
+                    lines.append(f"{title} {compared(mine, theirs)}")
             fewer = loads(OURS, database, 64)
             if number > 64 and mine and fewer:
                 title = f"{number:>4} clients, {database:<10} / {'itself with 64 clients':<36}"
@@ -479,7 +473,7 @@ def main() -> int:
         import plot
 
         plot.draw(table, max(n for n in clients if n <= 64), Path(arguments.plot))
-    ours = [item for item in found if item.name in (OURS, RESERVED)]
+    ours = [item for item in found if item.name == OURS]
     return int(any(item.duplicates or item.errors or not item.answers for item in ours))
 
 

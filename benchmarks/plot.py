@@ -12,7 +12,6 @@ from matplotlib import pyplot
 
 _COLOURS = {
     "this service": "#1f6feb",
-    "this service (reserve = 1000)": "#1f6feb",
     "bare WSGI callable (in memory)": "#8b949e",
     "Bottle handler (in memory)": "#8b949e",
 }

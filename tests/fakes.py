@@ -128,16 +128,6 @@ class FakeStore:
                 )
         return replace(done, recorded=tuple(placed), spared=plan.spared)
 
-    def give_back(self, rests: Mapping[str, tuple[int, int]], *, deadline: float) -> int:
-        self.gate.wait(30)
-        if self.errors:
-            raise self.errors.pop(0)
-        at_end = {
-            counter for counter, (_first, end) in rests.items() if self.values[counter] == end
-        }
-        self.values |= {counter: rests[counter][0] for counter in at_end}
-        return len(at_end)
-
     def counters(self) -> dict[str, int]:
         return dict(self.values)
 

@@ -394,9 +394,7 @@ class Service(Process):
         super().__init__()
         self.database_url = database_url
         self.options = options
-        # For the fault tests, which are run with reserved IDs as well.
-        default = {"reserve": os.environ.get("CHAOS_RESERVE") or "0"}
-        self.settings = {**default, **settings}
+        self.settings = settings
         self.config = self.directory / "config.cfg"
         shutil.copy(CHECKOUT / "uwsgi.ini", self.directory)
         self.write_config()

@@ -627,11 +627,10 @@ def test_a_counter_that_somebody_holds_locked_leaves_nobody_alone(
     assert waiting.result(30) == 1
 
 
-@pytest.mark.parametrize("options", [{"reserve": 10}, {"request_timeout": 1.9}])
-def test_when_callers_never_do_it_themselves(store: FakeStore, options: dict[str, Any]) -> None:
-    """Where blocks are filled, and where a statement may wait longer for a lock than they may."""
+def test_when_callers_never_do_it_themselves(store: FakeStore) -> None:
+    """Where a statement may wait longer for a lock than they may."""
     with ThreadPoolExecutor(1) as pool:
-        alone = Alone(store, pool, **options)
+        alone = Alone(store, pool, request_timeout=1.9)
         alone.ask("file", 30).result(30)
         assert store.singles == []
         assert alone.allocator.close(30)

@@ -56,22 +56,6 @@ def test_an_ambiguous_commit_may_leave_a_gap_though_all_were_answered() -> None:
     assert verdict.gaps == 100
 
 
-def test_reserved_ids_that_were_lost_are_a_gap_of_their_number() -> None:
-    """And of no more."""
-    for counter, wrong in ((141, False), (142, True)):
-        verdict = check(GOOD, {"m": counter}, ambiguous=False, spare=100)
-        assert bool(verdict.violations) == wrong
-
-
-def test_services_with_reserved_ids_have_an_order_each() -> None:
-    """Later is higher for the clients of one service, and never does an ID come twice."""
-    crossed = [call(0, 101, at=0), call(1, 1, at=2), call(2, 111, at=3), call(3, 11, at=4)]
-    assert check(crossed, {"m": 121}, ambiguous=True).violations
-    assert check(crossed, {"m": 121}, ambiguous=True, services=2).violations == []
-    for wrong in (call(4, 21, at=6), call(5, 101, at=6)):
-        assert check([*crossed, wrong], {"m": 121}, ambiguous=True, services=2).violations
-
-
 def test_a_mode_that_existed_starts_where_it_was() -> None:
     """IDs below the first counter are not gaps of this history."""
     calls = [call(1, 1001)]

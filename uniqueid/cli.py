@@ -21,7 +21,6 @@ from uniqueid import (
     service,
 )
 from uniqueid.errors import MAX_ID, ConfigError, TooManyModes, UniqueIDError
-from uniqueid.reserve import LEASE
 from uniqueid.store import Advanced, Store
 from uniqueid.validation import MAX_MODE_LENGTH, is_mode
 
@@ -199,14 +198,6 @@ def _advance(arguments: argparse.Namespace) -> int:
     floors = {} if arguments.to is None else {arguments.mode: arguments.to}
     status = 0
     outcomes = store.advance(dict.fromkeys(modes, count), floors, deadline=deadline)
-    reserve = configuration.settings.reserve
-    if reserve and arguments.to is not None:
-        moved = outcomes[arguments.mode]
-        if isinstance(moved, Advanced) and moved.first == moved.found:
-            # Below it may be IDs that a service has reserved: it gives them up when it sees that
-            # somebody has moved the counter.
-            count = 1
-            outcomes = store.advance({arguments.mode: 1}, floors, deadline=deadline)
     for mode, outcome in outcomes.items():
         if isinstance(outcome, Advanced):
             new = outcome.first + count
@@ -222,13 +213,6 @@ def _advance(arguments: argparse.Namespace) -> int:
         else:
             print(f"pacifica-uniqueid-cmd: not changed: {outcome}", file=sys.stderr)
             status = 1
-    if reserve:
-        print(
-            f"pacifica-uniqueid-cmd: reserve = {reserve}: a service that runs alone gives up within"
-            f" {LEASE:g} seconds what it had reserved below; where several run, each goes on with"
-            " up to that many IDs of each mode unless it is restarted",
-            file=sys.stderr,
-        )
     return status
 
 

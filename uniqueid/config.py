@@ -30,6 +30,12 @@ _NOT_SETTINGS = re.compile(
     r"|(.*_)?PORT(_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)?)"
 )
 
+# What to use instead of a setting that does not exist.
+_INSTEAD: Final = {
+    "reserve": "to serve single IDs from memory, use Client.ids() of the Python client, which"
+    " fetches ranges ahead",
+}
+
 Reader = Callable[[str], Any]
 
 
@@ -185,14 +191,6 @@ class Settings:
         _whole(1, 100_000),
         "How many waiting requests share one transaction at the most.",
     )
-    reserve: int = _setting(
-        "0",
-        _whole(0, 1_000_000),
-        "IDs of each mode that are reserved at a time and handed out from memory, without a"
-        " transaction: faster for one client. A crash leaves a gap of so many in each mode at the"
-        " most, a clean stop none; modes that get an Idempotency-Key are served without. 0: every"
-        " answer waits for a transaction.",
-    )
     on_regression: str = _setting(
         "advance",
         _one_of("advance", "stop"),
@@ -347,15 +345,7 @@ def load(
             raise ConfigError(row.option, text, source, str(error)) from None
         sources[row.name] = source
     database = database_url.parse(values["url"], "[database] url", sources["url"])
-    settings = Settings(**values)
-    warnings = _unknown_variables(environ)
-    if settings.reserve and settings.journal == "on":
-        text = (
-            f"[uniqueid] reserve = {settings.reserve} ({sources['reserve']}) has no effect with"
-            " journal = on: what is recorded needs a transaction; set one of the two"
-        )
-        warnings = (*warnings, text)
-    return Configuration(settings, database, sources, warnings, path)
+    return Configuration(Settings(**values), database, sources, _unknown_variables(environ), path)
 
 
 def _find_file(file: str | None, environ: Mapping[str, str]) -> str | None:
@@ -402,6 +392,8 @@ def _unknown(section: str, key: str, known: Mapping[tuple[str, str], Row]) -> st
     if not here:
         sections = ", ".join(sorted({f"[{where}]" for where, _name in known}))
         return f"there is no such section; there are {sections}"
+    if key in _INSTEAD:
+        return f"is no setting; {_INSTEAD[key]}"
     close = difflib.get_close_matches(key, here, 1)
     if close:
         return f"is no setting; did you mean {close[0]}?"
@@ -436,5 +428,7 @@ def _unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
             continue
         close = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
+        instead = _INSTEAD.get(name.removeprefix("UNIQUEID_").lower())
+        hint = f"; {instead}" if instead else hint
         warnings.append(f"the environment variable {name} is no setting and is ignored{hint}")
     return tuple(warnings)

@@ -23,7 +23,7 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -241,17 +241,6 @@ class _Silent:
         pass
 
 
-def _repeated(mode: str, outcome: Advanced, entries: Sequence[Any]) -> int:
-    """The ID after the highest that was handed out earlier and is now again, to whom it was."""
-    recorded = [entry for entry in entries if entry.mode == mode]
-    ends = [
-        fate.first + entry.count
-        for entry, fate in zip(recorded, outcome.recorded, strict=True)
-        if not isinstance(fate, UniqueIDError)
-    ]
-    return max(ends, default=1)
-
-
 class FencedStore:
     """A store whose IDs reach nobody before the fence stands above them.
 
@@ -310,9 +299,6 @@ class FencedStore:
             if isinstance(outcome, UniqueIDError):
                 continue
             next_id = outcome.first + totals[mode] - outcome.spared
-            if next_id == outcome.found:
-                # It stood still: up to where was repeated, since others may have reserved the rest.
-                next_id = _repeated(mode, outcome, options.get("entries", ()))
             if next_id > 1:
                 # Two modes can be one counter, where letters' case does not count.
                 moved[outcome.counter] = max(next_id, moved.get(outcome.counter, 1))
@@ -341,18 +327,6 @@ class FencedStore:
             return None
         self.floors[advanced.counter] = max(next_id, self.floors.get(advanced.counter, 1))
         return advanced
-
-    def give_back(self, rests: Mapping[str, tuple[int, int]], *, deadline: float) -> int:
-        """As the store's, after the fence has come down to what was handed out.
-
-        A crash in between leaves the counters above the fence: a gap.
-        """
-        self._stand()
-        for counter, (first, end) in rests.items():
-            if self.floors.get(counter) == end:
-                self.floors[counter] = first
-        self._write({counter: Mark(at, at) for counter, at in self._exact().items()})
-        return self._store.give_back(rests, deadline=deadline)
 
     def counters(self) -> Mapping[str, int]:
         """Each mode and its next ID."""

@@ -92,8 +92,6 @@ class State:
 
     waiting: int = 0
     reconnects: int = 0
-    reserved: int = 0
-    """IDs that were taken from the counters and handed out to nobody yet."""
     checks: Mapping[str, bool] = field(default_factory=dict)
     """By name, whether it passes."""
     counters: Mapping[str, int] = field(default_factory=dict)
@@ -322,11 +320,6 @@ class _Reading(Collector):
         )
         yield GaugeMetricFamily(
             "uniqueid_queue_requests", "Requests that wait for a transaction.", state.waiting
-        )
-        yield GaugeMetricFamily(
-            "uniqueid_reserved_ids",
-            "IDs that are reserved in the database and were not handed out.",
-            state.reserved,
         )
         ok = GaugeMetricFamily(
             "uniqueid_check_ok", "1 where a check of /readyz passes, else 0.", labels=["check"]

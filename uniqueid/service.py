@@ -20,7 +20,6 @@ from uniqueid.metrics import Metrics, State
 from uniqueid.placement import Placement
 from uniqueid.status import Status
 from uniqueid.store import Store
-from uniqueid.threads import share_memory
 from uniqueid.trouble import Troubles
 from uniqueid.validation import Limits
 
@@ -41,7 +40,6 @@ class Service:
 
     def start(self) -> None:
         """Start the threads, once; a process that forks does it after the fork."""
-        share_memory()
         self.placement.settle()
         self.allocator.start(one_cpu=self.placement.cpu is not None)
         if self.status is not None:
@@ -98,7 +96,6 @@ def build(configuration: Configuration | None = None, *, threads: int = 48) -> S
         crowd=max(1, threads - max(1, threads // 8)),
         prune=store.prune,
         floors=None if fence is None else fence.floors,
-        reserve=0 if settings.journal == "on" else settings.reserve,
         observer=metrics,
         troubles=troubles,
     )
@@ -122,7 +119,6 @@ def build(configuration: Configuration | None = None, *, threads: int = 48) -> S
         waiting=allocator.waiting,
         # The first was made for the checks above, the second for the committer.
         reconnects=max(0, store.connections - 2),
-        reserved=allocator.reserved,
         checks={name: check() is None for name, check in at_once.items()},
         counters=watch.latest().counters,
     )

@@ -49,8 +49,6 @@ _BACKOFF_CONFLICT = 0.1
 _BACKOFF_CONNECTION = 1.0
 # Single statements after which a MySQL session is changed to commit each of them by itself.
 _SINGLE_BEFORE_CHANGE = 4
-# Counters that are lowered in one transaction.
-_GIVEN_TOGETHER = 500
 
 
 @dataclass(slots=True)
@@ -137,7 +135,6 @@ class Store:
         self._opening = threading.Lock()
         self._transact = db_session(serializable=True)(self._advance_all)
         self._transact_recorded = db_session(serializable=True)(self._advance_recorded)
-        self._transact_back = db_session(serializable=True)(self._lower)
         self._read = db_session(self._select_counters)
         self._ask = db_session(self._ping)
         self._new_database()
@@ -620,59 +617,6 @@ class Store:
         except JournalMissing:
             return 0
         return int(self._once(lambda: self.journal.prune(now())))
-
-    # -- giving back --------------------------------------------------------------------------
-
-    def give_back(self, rests: Mapping[str, tuple[int, int]], *, deadline: float) -> int:
-        """Bring counters back over IDs that were reserved here and handed out by nobody.
-
-        Nothing else lowers a counter. It is lowered only if it is exactly at the end of what was
-        reserved. Whoever has taken IDs since has left it above that, and it can have come back
-        there only because all of them were given back; then nobody has IDs at the end or above,
-        and those below are the caller's, who hands out none. That holds as long as the database
-        did not go back since: a session that was lost in the meantime ends this, and it is not
-        tried again after a COMMIT without an answer, when another process could have the IDs.
-
-        :param rests: counter to the first ID that is left, and the one after the last.
-        :param deadline: on the store's clock; what was not done by then is left as a gap.
-        :returns: how many counters were lowered.
-        :raises DatabaseUnavailable: when the rest was not done, or is not known to be.
-        """
-        session = self.connections
-        names = sorted(rests)
-        lowered = 0
-        for start in range(0, len(names), _GIVEN_TOGETHER):
-            some = {name: rests[name] for name in names[start : start + _GIVEN_TOGETHER]}
-            attempt = 0
-            while True:
-                try:
-                    lowered += self._transact_back(some, session)
-                    break
-                except DatabaseUnavailable:
-                    raise
-                except Exception as error:
-                    cause = classify(error)
-                    if cause is None:
-                        raise
-                    if cause not in TRANSIENT or cause is Cause.CONNECTION:
-                        self.disconnect()
-                        raise self._unavailable(error) from error
-                    # Rolled back, certainly.
-                    self._pause(attempt, cause, deadline, error)
-                    attempt += 1
-            if self._clock() >= deadline:
-                break
-        return lowered
-
-    def _lower(self, rests: Mapping[str, tuple[int, int]], session: int) -> int:
-        lowered = 0
-        for counter, (first, end) in rests.items():
-            values = {"mode": counter, "next_id": first, "found": end}
-            lowered += self.database.execute(self._update, {}, values).rowcount
-            self._left.pop(counter, None)
-        if self.connections != session:
-            raise DatabaseUnavailable("the session in which they were reserved was lost")
-        return lowered
 
     def _advance_one(
         self, mode: str, count: int, floors: Mapping[str, int], repair: bool, room: int

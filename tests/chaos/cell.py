@@ -50,7 +50,6 @@ class Cell:
     :param initial: the counters that there are before.
     :param prepare: done with the first service before the load starts.
     :param alone: whether one client, if there are no more, has most requests met in their threads.
-    :param drops: how often reserved IDs may be lost, where services reserve some.
     """
 
     def __init__(
@@ -67,7 +66,6 @@ class Cell:
         initial: dict[str, int] | None = None,
         prepare: Callable[[servers.Service], object] = lambda service: None,
         alone: bool = True,
-        drops: int = 0,
     ) -> None:
         self.fault = fault
         self.kind = kind
@@ -77,12 +75,8 @@ class Cell:
         # Short, so that faults pass quickly.
         chosen = {"request_timeout": "2", **(settings or {})}
         self.services = [servers.Service(url, **chosen) for _number in range(processes)]
-        reserve = int(self.services[0].settings["reserve"])
-        self.reserves = reserve > 0
-        """Whether the services reserve IDs."""
-        self.spare = drops * reserve
         self.load = Load([service.port for service in self.services], clients=clients, modes=modes)
-        self.alone = alone and self.load.clients == 1 and not self.reserves
+        self.alone = alone and self.load.clients == 1
         """Whether there is one client, whose requests are met in the threads that have them."""
         self.verdict = Verdict()
         self.final: dict[str, int] = {}
@@ -142,19 +136,12 @@ class Cell:
         fault = self.fault
         if self.load.clients == len(self.services):
             fault += ", one client" if len(self.services) == 1 else ", one client each"
-        if self.reserves:
-            fault += ", reserved IDs"
-            for service in self.services:
-                # What they still have is given back; it would look like a gap.
-                service.stop()
         self.final = self.counters()
         self.verdict = check(
             history.calls,
             self.final,
             initial=self.initial,
-            ambiguous=self.ambiguous or (self.reserves and len(self.services) > 1),
-            spare=self.spare,
-            services=len(self.services) if self.reserves else 1,
+            ambiguous=self.ambiguous,
         )
         RESULTS.append(Result(fault, self.kind, self.verdict))
         assert self.verdict.violations == [], "\n".join(self.verdict.violations[:10])

@@ -38,8 +38,6 @@ def check(
     *,
     initial: Mapping[str, int] | None = None,
     ambiguous: bool,
-    spare: int = 0,
-    services: int = 1,
 ) -> Verdict:
     """Judge a history.
 
@@ -49,9 +47,6 @@ def check(
     :param ambiguous: whether a COMMIT may have been lost, or a counter raised by the service. Then
         a transaction that was done again leaves a gap though all its calls were answered;
         otherwise a mode's gaps are at most what its unanswered calls asked for.
-    :param spare: IDs of each mode which may have been reserved and lost beyond that.
-    :param services: how many had blocks of reserved IDs, client N using the N-th, counted round:
-        IDs rise within each then, not across them.
     """
     verdict = Verdict()
     by_mode: dict[str, list[Call]] = {}
@@ -68,10 +63,8 @@ def check(
     for mode in sorted(by_mode.keys() | counters.keys()):
         start = (initial or {}).get(mode, 1)
         own = by_mode.get(mode, [])
-        for service in range(services):
-            served = [call for call in own if call.client % services == service and call.answered]
-            _check_order(mode, served, verdict)
-        _check_mode(mode, own, counters.get(mode), start, None if ambiguous else spare, verdict)
+        _check_order(mode, [call for call in own if call.answered], verdict)
+        _check_mode(mode, own, counters.get(mode), start, ambiguous, verdict)
     return verdict
 
 
@@ -94,7 +87,7 @@ def _check_mode(
     calls: list[Call],
     counter: int | None,
     start: int,
-    spare: int | None,
+    ambiguous: bool,
     verdict: Verdict,
 ) -> None:
     told = verdict.violations.append
@@ -114,7 +107,7 @@ def _check_mode(
     gaps = counter - start - covered
     verdict.gaps += max(0, gaps)
     lost = sum(call.count for call in calls if not call.answered and not call.refused)
-    if spare is not None and gaps > lost + spare:
+    if not ambiguous and gaps > lost:
         told(f"mode {mode!r}: a gap of {gaps} IDs, and unanswered calls account for {lost}")
 
 

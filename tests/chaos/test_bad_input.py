@@ -163,8 +163,7 @@ def test_no_request_kills_the_service_or_takes_ids_without_an_answer(
 ) -> None:
     """Every answer is a declared one; what was not answered with a range took nothing."""
     url = new_url(kind)
-    # The counters are read after each request: they must be exact.
-    service = servers.Service(url, max_modes="100000", reserve="0")
+    service = servers.Service(url, max_modes="100000")
     with servers.running(service), closing(connect(url)) as database:
         service.allocate("first", 1)
         throw(kind, service, database)
@@ -252,8 +251,7 @@ def test_clients_that_never_end_their_request_are_cut_off(tmp_path: Path) -> Non
     Not cut off is who has sent the whole of a request and waits for longer than that.
     """
     path = str(tmp_path / "db.sqlite3")
-    # Every request has to wait for the database here.
-    service = servers.Service(f"sqlite:///{path}", request_timeout="50", reserve="0")
+    service = servers.Service(f"sqlite:///{path}", request_timeout="50")
     with servers.running(service), ThreadPoolExecutor(SLOW + 1) as pool:
         pid = worker(service)
         assert service.allocate("patient", 1) == (1, 1)

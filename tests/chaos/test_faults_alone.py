@@ -2,17 +2,19 @@
 
 Whoever is alone has its counter moved on in the thread of its request, by an UPDATE that commits
 itself. A cell with one client fails when its load does not go that way (`cell.Cell`).
-test_faults_otherwise.py has more of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import servers
 import test_faults_database
+import test_faults_fence
+import test_faults_going_back
 import test_faults_service
 from cell import Cell
 from fault_proxy import (
@@ -26,6 +28,8 @@ from fault_proxy import (
 )
 from history import is_503
 from test_faults_database import Server
+from test_faults_fence import fence  # noqa: F401
+from test_faults_going_back import primary, replica  # noqa: F401
 
 NewURL = Callable[[str], str]
 
@@ -33,8 +37,6 @@ NewURL = Callable[[str], str]
 @pytest.fixture(autouse=True)
 def _one_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHAOS_CLIENTS", "1")
-    # What is reserved is handed out without a statement.
-    monkeypatch.setenv("CHAOS_RESERVE", "0")
 
 
 @contextmanager
@@ -130,3 +132,32 @@ def test_two_services_contend_with_one_client_each(network: str, new_url: NewURL
     """Each takes the counters for its own until it finds that they were moved; one is killed."""
     fault = "2 services, one killed"
     test_faults_service.share(Cell(fault, network, new_url(network), ambiguous=False, processes=2))
+
+
+def test_kill_9_of_the_worker(new_url: NewURL) -> None:
+    """What it had committed without answering is a gap, and nothing else is."""
+    test_faults_service.test_kill_9_of_the_worker("sqlite", new_url)
+
+
+def test_failover_to_a_lagging_replica(
+    primary: servers.MariaDB,  # noqa: F811
+    replica: servers.MariaDB,  # noqa: F811
+) -> None:
+    """What the one has handed out, the other does not hand out."""
+    test_faults_going_back.test_failover_to_a_lagging_replica(primary, replica)
+
+
+def test_an_older_copy_takes_the_place_of_the_file(new_url: NewURL) -> None:
+    """It is noticed by whoever is alone."""
+    test_faults_going_back.test_sqlite_file_replaced_by_an_older_copy("advance", new_url)
+
+
+def test_a_backup_is_restored_while_the_service_is_down(
+    fence: Path,  # noqa: F811
+    new_url: NewURL,
+    request: pytest.FixtureRequest,
+) -> None:
+    """The fence stands above what single statements took without its being written for each."""
+    test_faults_fence.test_a_backup_is_restored_while_the_service_is_down(
+        "sqlite", "stop", fence, new_url, request
+    )

@@ -197,9 +197,7 @@ def test_each_of_several_services_knows_its_own_ids_alone(
     services = []
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        # Told in exact numbers, which reserved IDs would change.
-        chosen = settings(tmp_path / name / "fence.json", reserve="0")
-        services.append(servers.Service(url, **chosen))
+        services.append(servers.Service(url, **settings(tmp_path / name / "fence.json")))
     one, other = services
     with servers.running(one), contextlib.ExitStack() as stack:
         assert one.allocate("file", 10) == (1, 10)

@@ -46,8 +46,7 @@ class KeyedCell(Cell):
 
 def test_kill_9_of_the_worker(kind: str, new_url: NewURL) -> None:
     """What the killed process had committed without answering is answered by the next."""
-    fault = "keys: kill -9 of the worker"
-    with KeyedCell(fault, kind, new_url(kind), ambiguous=False, drops=3) as cell:
+    with KeyedCell("keys: kill -9 of the worker", kind, new_url(kind), ambiguous=False) as cell:
         for _time in range(3):
             before = worker(cell.service)
             os.kill(before, signal.SIGKILL)

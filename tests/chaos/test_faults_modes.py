@@ -43,8 +43,6 @@ def test_exhausted_new_and_locked_modes_beside_others(
         clients=CLIENTS,
         modes=("file", "nearly", "upload_job", "locked"),
         initial={"nearly": start},
-        # SQLite's lock is a database that is away.
-        drops=3 if kind == "sqlite" else 0,
         prepare=lambda service: service.cmd("advance", "--mode", "nearly", "--to", str(start)),
     ) as cell:
         cell.load.more(lambda call: call.status == 409, "the end of a counter")

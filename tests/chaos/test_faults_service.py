@@ -17,7 +17,7 @@ NewURL = Callable[[str], str]
 
 def test_kill_9_of_the_worker(kind: str, new_url: NewURL) -> None:
     """uWSGI's master starts another worker, which goes on above everything."""
-    with Cell("kill -9 of the worker", kind, new_url(kind), ambiguous=False, drops=2) as cell:
+    with Cell("kill -9 of the worker", kind, new_url(kind), ambiguous=False) as cell:
         for _time in range(2):
             before = worker(cell.service)
             os.kill(before, signal.SIGKILL)
@@ -28,7 +28,7 @@ def test_kill_9_of_the_worker(kind: str, new_url: NewURL) -> None:
 
 def test_kill_9_of_the_master(kind: str, new_url: NewURL) -> None:
     """The worker ends with its master, so that a new service can have the port."""
-    with Cell("kill -9 of the master", kind, new_url(kind), ambiguous=False, drops=1) as cell:
+    with Cell("kill -9 of the master", kind, new_url(kind), ambiguous=False) as cell:
         orphan = worker(cell.service)
         cell.service.kill()
         servers.wait_until(lambda: not runs(orphan), "the end of the worker without a master")

@@ -36,7 +36,6 @@ FEATURES: dict[str, Values] = {
             "log_level": "debug",
             "journal": "off",
             "journal_ttl": 31536000,
-            "reserve": 1000,
         }
     },
     "uwsgi": {"uwsgi": {"threads": 16, "listen": 64, "options": {"harakiri": 70, "log-4xx": True}}},

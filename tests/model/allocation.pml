@@ -18,14 +18,12 @@
  *               again. With 0 they run on.
  *     ROLLBACK  when the database goes back: 0 never, 1 while a service runs, 2 while none does, 3 at
  *               any time
- *     RESERVE   whether a process takes IDs in advance, which nobody asked for yet (0 by default)
  *
  * Mistakes which the model must find, each by a name that is defined:
  *
  *     BLIND_UPDATE   the UPDATE does not carry the value that was read
  *     ANSWER_FIRST   the fence is written after the answers
  *     FENCE_EXACT    after a crash the fence is taken for exact
- *     BLIND_RETURN   what was reserved is given back wherever the counter stands
  *
  * What it leaves out. Counters share nothing but the transaction: there is one. It ends at 6, or at 3
  * with two services; the window is 2, or 1; batches have one or two requests for one ID each, so that
@@ -36,8 +34,7 @@
  * counter that was not read, since the process knows where it left it, does what reading it and
  * updating it at once would do, or nothing, and so does one that commits by itself, in whichever
  * thread whose turn it is: they are no cases of their own. rename(2) is one step. There is
- * no time: who waits for an answer is in the batch. What is reserved is never given up for its age,
- * which is more than the service dares.
+ * no time: who waits for an answer is in the batch.
  */
 
 #ifndef REPLICAS
@@ -54,9 +51,6 @@
 #endif
 #ifndef ROLLBACK
 #define ROLLBACK 0
-#endif
-#ifndef RESERVE
-#define RESERVE 0
 #endif
 #if REPLICAS == 1
 #define MAX 6
@@ -77,12 +71,6 @@ bool up[REPLICAS];
 bool kill[REPLICAS];        /* to be killed before its next step */
 byte lost = 1;              /* COMMITs whose answer does not arrive */
 bool given[MAX + 1];        /* the IDs that were answered */
-#if RESERVE
-bool stale[REPLICAS];       /* whether its session was lost since it has last looked */
-#define LOSE(one) stale[one] = true
-#else
-#define LOSE(one) skip
-#endif
 #if FENCE
 byte bound[REPLICAS] = 1;   /* the fence files */
 #ifdef FENCE_EXACT
@@ -115,9 +103,6 @@ inline abandon() {
 
 proctype replica(byte me) {
     byte floor = 1, found, first, next;
-#if RESERVE
-    byte from, to;          /* what it has reserved, the second not included */
-#endif
 
     do
     ::
@@ -144,13 +129,6 @@ transaction:
                     session[me] = true;
                     found = db;
                     first = (found > floor -> found : floor);
-#if RESERVE
-                    if
-                    :: stale[me] || found < floor || found != to -> from = 0; to = 0
-                    :: else
-                    fi;
-                    stale[me] = false;
-#endif
                     if
                     :: first + 1 <= MAX + 1 -> next = first + 1
                     :: first + 2 <= MAX + 1 -> next = first + 2
@@ -180,9 +158,9 @@ transaction:
                     :: session[me] -> commit()
                     :: session[me] && lost > 0 ->
                         /* done, and nobody was told */
-                        lost--; commit(); LOSE(me); goto transaction
+                        lost--; commit(); goto transaction
                     :: session[me] && lost > 0 ->
-                        lost--; abandon(); LOSE(me); goto transaction
+                        lost--; abandon(); goto transaction
                     fi
                 };
 #if FENCE
@@ -201,18 +179,6 @@ transaction:
                 floor = (floor < next -> next : floor);
 #endif
                 found = 0;
-#if RESERVE
-                d_step {
-                    /* In front of the new ones is what is left, unless something has happened. */
-                    if
-                    :: to == first && !stale[me]
-                    :: else -> from = first
-                    fi;
-                    to = next;
-                    stale[me] = false;
-                    first = next
-                };
-#endif
                 do
                 :: first < next -> d_step { answer(first); first++ }
                 :: else -> break
@@ -227,57 +193,23 @@ transaction:
                     fi
                 };
 #endif
-                goto done;
 failed:
-                skip;
-#if RESERVE
-                d_step { from = 0; to = 0 };
-#endif
-done:
 #endif
                 skip;
                 /* What is over is forgotten: fewer states. */
                 d_step { found = 0; first = 0; next = 0 }
-#if RESERVE
-            ::  /* Somebody asks, or has waited for the transaction. */
-                d_step { from < to -> answer(from); from++ }
-#endif
 #if CRASH
             ::  /* A clean stop, between two transactions. */
                 break
 #endif
             od;
-#if RESERVE
-            skip;
-            d_step {
-                if
-                :: from < to && floor == to -> floor = from
-                :: else
-                fi
-            };
-#endif
 #if FENCE && CRASH
             /* Killed before this, or with a full disk, the bound stays where it was. */
             if
             :: d_step { WRITE(floor, floor) }
-            :: goto stopped
+            :: skip
             fi;
 #endif
-#if RESERVE
-            /* What nobody got is given back. */
-            atomic {
-                holder == FREE ->
-                if
-#ifdef BLIND_RETURN
-                :: from < to -> db = from
-#else
-                :: from < to && !stale[me] && db == to -> db = from
-#endif
-                :: else
-                fi
-            };
-#endif
-stopped:
             skip
         } unless {
             kill[me]
@@ -286,9 +218,6 @@ stopped:
             abandon();
             kill[me] = false;
             up[me] = false;
-#if RESERVE
-            stale[me] = false; from = 0; to = 0;
-#endif
             floor = 1; found = 0; first = 0; next = 0
         }
     od
@@ -319,7 +248,7 @@ proctype faults() {
         d_step {
             sessions--;
             if
-            :: holder != FREE -> session[holder] = false; LOSE(holder); holder = FREE
+            :: holder != FREE -> session[holder] = false; holder = FREE
             :: else
             fi
         }
@@ -335,12 +264,6 @@ proctype faults() {
             :: holder != FREE -> session[holder] = false; holder = FREE
             :: else
             fi;
-#if RESERVE
-            stale[0] = true;
-#if REPLICAS > 1
-            stale[1] = true;
-#endif
-#endif
             value = 1;
             do
             :: value < db -> value++

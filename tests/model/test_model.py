@@ -78,21 +78,17 @@ def test_the_table_is_found() -> None:
     assert all(set(PROTECTIONS) <= set(row) for row in rows())
 
 
-@pytest.mark.parametrize("reserve", [0, 1], ids=["", "reserved IDs"])
 @pytest.mark.parametrize(
     "row", rows(), ids=lambda row: f"{row['Services']} {row['Model'].strip('`')}"
 )
 def test_every_cell_of_the_table_is_what_the_model_says(
-    row: dict[str, str], reserve: int, tmp_path: Path
+    row: dict[str, str], tmp_path: Path
 ) -> None:
     """Kept: no interleaving answers an ID twice. Broken: one that does is found."""
-    model = [f"REPLICAS={row['Services']}", f"RESERVE={reserve}"]
-    model += row["Model"].strip("`").split()
+    model = [f"REPLICAS={row['Services']}", *row["Model"].strip("`").split()]
     searches = {
         column: [*model, *(f"{name}={value}" for name, value in chosen.items())]
         for column, chosen in PROTECTIONS.items()
-        # All states of two services with both would take minutes.
-        if not (reserve and chosen["FENCE"] and row["Services"] == "2")
     }
     assert verdicts(tmp_path, searches) == {column: row[column].strip("*") for column in searches}
 
@@ -105,6 +101,5 @@ def test_mistakes_in_the_protocol_are_found(tmp_path: Path) -> None:
         "BLIND_UPDATE": [*shared, "BLIND_UPDATE"],
         "ANSWER_FIRST": [*fenced, "ANSWER_FIRST"],
         "FENCE_EXACT": [*fenced, "FENCE_EXACT"],
-        "BLIND_RETURN": [*shared, "RESERVE=1", "BLIND_RETURN"],
     }
     assert verdicts(tmp_path, searches) == dict.fromkeys(searches, "broken")
