@@ -11,9 +11,6 @@ Whoever uses the store has the turn; the committer gives it away while it waits 
 The guard: the allocator remembers the highest ID it has handed out of each counter. A database
 that answers with less has gone back, and what it says is not believed.
 
-With ``reserve`` the committer takes more from each counter than was asked for, and callers are met
-from that at once (`uniqueid.reserve`).
-
 Requests with an entry for the journal (`uniqueid.journal`), those with an idempotency key among
 them, share the transactions of all others, and the store says which range each of them got.
 """
@@ -45,7 +42,6 @@ from uniqueid.errors import (
     UniqueIDError,
 )
 from uniqueid.logs import Event
-from uniqueid.reserve import LOOK, Blocks
 from uniqueid.trouble import Troubles
 
 log = logging.getLogger(__name__)
@@ -118,7 +114,6 @@ class Counters(Protocol):
     def advance_alone(
         self, mode: str, count: int, floors: Mapping[str, int]
     ) -> Advanced | None: ...
-    def give_back(self, rests: Mapping[str, tuple[int, int]], *, deadline: float) -> int: ...
     def counters(self) -> Mapping[str, int]: ...
     def ping(self) -> None: ...
     def disconnect(self) -> None: ...
@@ -236,12 +231,6 @@ class _Flight:
         self.since = since
 
 
-def _went_back(outcome: Advanced | UniqueIDError) -> bool:
-    if isinstance(outcome, UniqueIDError):
-        return isinstance(outcome, CounterRegressed)
-    return outcome.regressed
-
-
 def _facts(totals: Mapping[str, int]) -> dict[str, object]:
     return {"modes": ",".join(totals), "ids": sum(totals.values())}
 
@@ -262,7 +251,6 @@ class Allocator:
     :param troubles: where it is told that the database is away; shared with the watch.
     :param floors: counter to the lowest ID that may still be handed out, where the store brings
         some along from earlier (`uniqueid.fence`): one object, which both of them fill.
-    :param reserve: IDs of each mode that are reserved at a time and served from memory; 0 for none.
     """
 
     def __init__(
@@ -276,7 +264,6 @@ class Allocator:
         crowd: int | None = None,
         prune: Callable[[], int] | None = None,
         floors: dict[str, int] | None = None,
-        reserve: int = 0,
         observer: Observer | None = None,
         troubles: Troubles | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -304,8 +291,6 @@ class Allocator:
         self._deferred_until = 0.0
         self._fenced = floors is not None
         self._floors: dict[str, int] = {} if floors is None else floors
-        self._blocks = Blocks(reserve, clock=clock) if reserve else None
-        self._look_at = 0.0
         self._regressed: dict[str, CounterRegressed] = {}
         self._exhausted: set[str] = set()
         self._looked = 0.0
@@ -319,7 +304,7 @@ class Allocator:
         self._turn = threading.Lock()
         self._main: int | None = None
         # Waiting for a lock, a statement may take longer than a shorter time than this.
-        self._may_be_alone = not reserve and request_timeout >= _ALONE_FROM
+        self._may_be_alone = request_timeout >= _ALONE_FROM
         self._alone = False
         """Whether the last transaction had one caller and nothing else is going on, so that the
         next one is likely to be alone as well."""
@@ -348,7 +333,7 @@ class Allocator:
     ) -> int:
         """Take `count` IDs of a mode for this caller alone.
 
-        :param facts: told how many requests shared the transaction, as `batch`; 0 without one.
+        :param facts: told how many requests shared the transaction, as `batch`.
         :param entry: what to record of it. With an idempotency key the answer may be the range of
             an earlier request, and `entry.replayed` says so.
         :returns: the first; they end at first + count - 1. The database has them on disk.
@@ -396,13 +381,6 @@ class Allocator:
         down = self.down
         if down is not None:
             raise down
-        if self._blocks is not None and entry is None and not self._refuses:
-            first = self._blocks.take(mode, count)
-            if first is not None:
-                self._observer.handed_out(mode, 1, count, first + count)
-                if facts is not None:
-                    facts["batch"] = 0
-                return first
         now = self._clock()
         if self._crowd is not None and len(self._callers) >= self._crowd and self._slow(now):
             raise Overloaded(self._crowd)
@@ -442,6 +420,8 @@ class Allocator:
         try:
             if not self._alone or self._groups or len(self._callers) > 1:
                 return False
+            if self._store.connections != self._connections:
+                return False
             since = self._clock()
             self._in_flight = _Flight(since)
             try:
@@ -456,7 +436,7 @@ class Allocator:
                 self._alone = False
             else:
                 ticket.batch = self._batch = 1
-                self._hand_out(ticket.mode, [ticket], advanced, ticket.count)
+                self._hand_out(ticket.mode, [ticket], advanced)
                 self._committed(1, seconds, {ticket.mode: ticket.count})
         finally:
             self._turn.release()
@@ -550,15 +530,6 @@ class Allocator:
         return dict(self._regressed)
 
     @property
-    def _refuses(self) -> bool:
-        return bool(self._regressed) or self._closing.is_set()
-
-    @property
-    def reserved(self) -> int:
-        """How many IDs are reserved in the database and were not handed out."""
-        return 0 if self._blocks is None else self._blocks.left
-
-    @property
     def floors(self) -> Mapping[str, int]:
         """Counter to the lowest ID that may still be handed out, of those used so far."""
         return dict(self._floors)
@@ -615,13 +586,10 @@ class Allocator:
                     self._wait_while_down()
                     if self._prune is not None and self._clock() >= self._prune_at:
                         self._prune_some(self._prune)
-            self._give_back()
         finally:
             # Nobody comes in any more, whatever ended this thread.
             with self._arrived:
                 self._closing.set()
-            if self._blocks is not None:
-                self._blocks.close()
             self._fail_queued(Closing())
             self._store.disconnect()
 
@@ -636,9 +604,6 @@ class Allocator:
             patience = _LOOK_AGAIN if patience is None else min(patience, _LOOK_AGAIN)
         if self._prune is not None:
             until = self._prune_at - self._clock()
-            patience = until if patience is None else min(patience, until)
-        if self._blocks is not None and self._blocks.in_use:
-            until = self._look_at - self._clock()
             patience = until if patience is None else min(patience, until)
         with self._arrived:
             idle = not (self._groups or self._closing.is_set() or self._down)
@@ -693,30 +658,20 @@ class Allocator:
         try:
             if self._regressed:
                 self._look_at_regressed()
-            if self._blocks is not None and self._blocks.in_use:
-                self._look_at_blocks(self._blocks)
             if group is not None and group.tickets:
                 self._commit(group)
-            if self._store.connections != self._connections:
-                # A new session may have led to another server, or to one that was restored.
-                self._connections = self._store.connections
-                self._look_at_all()
+            self._compare_new_session()
         except Unavailable as error:
-            # When it is back, it may be another one.
-            self._drop_blocks()
             self._down = error
             self._tell_down(error)
             self._fail_group(error)
             self._fail_queued(error)
         except Exception:
-            self._drop_blocks()
             reference = uuid.uuid4().hex
             failed = self._fail_group(Unexpected(reference))
             log.exception("a batch of %d requests failed, reference %s", failed, reference)
         finally:
             self._in_flight = None
-            if self._blocks is not None:
-                self._blocks.circulate()
             self._alone = (
                 self._may_be_alone
                 and self._batch == 1
@@ -743,21 +698,14 @@ class Allocator:
     def _commit(self, group: _Group) -> None:
         deadline = max(ticket.deadline for ticket in group.tickets)
         pending = [group.tickets]
-        while pending:
-            if self._regressed:
-                self._fail_group(next(iter(self._regressed.values())))
-                return
-            tickets = self._met_from_blocks(pending.pop(0))
-            if not tickets:
-                continue
+        while pending and not self._regressed:
+            tickets = pending.pop(0)
             waiting: dict[str, list[_Ticket]] = {}
             for ticket in tickets:
                 waiting.setdefault(ticket.mode, []).append(ticket)
             totals = {
                 mode: sum([ticket.count for ticket in asked]) for mode, asked in waiting.items()
             }
-            if self._blocks is not None:
-                totals = self._with_reserve(self._blocks, totals, tickets)
             started = self._clock()
             entries = [ticket.entry for ticket in tickets if ticket.entry is not None]
             # Without any, the store is called as if it had never heard of them.
@@ -774,20 +722,18 @@ class Allocator:
             self._batch = len(tickets)
             seconds = self._clock() - started
             self._tell_up()
-            other = self._store.connections != self._connections
-            if self._blocks is not None and (other or any(map(_went_back, outcomes.values()))):
-                # Before anybody gets something of them: another process may have had the same.
-                self._blocks.drop()
-            again, went_back = self._settle(waiting, outcomes, totals)
+            self._compare_new_session()
+            if self._regressed:
+                # Under "stop". What was committed is a gap.
+                continue
+            again, went_back = self._settle(waiting, outcomes)
             pending = again + pending
-            if went_back:
-                self._drop_blocks()
-            if self._blocks is not None:
-                self._blocks.circulate(again=bool(again))
             self._committed(self._batch, seconds, totals)
             self._answer_group(ticket for batch in pending for ticket in batch)
             if went_back:
                 self._look_at_all()
+        if self._regressed:
+            self._fail_group(next(iter(self._regressed.values())))
 
     def _committed(self, batch: int, seconds: float, totals: Mapping[str, int]) -> None:
         self._observer.committed(batch, seconds)
@@ -806,7 +752,6 @@ class Allocator:
         self,
         waiting: Mapping[str, list[_Ticket]],
         outcomes: Mapping[str, Advanced | UniqueIDError],
-        totals: Mapping[str, int],
     ) -> tuple[list[list[_Ticket]], bool]:
         """Give each request what became of it.
 
@@ -823,10 +768,7 @@ class Allocator:
                     # Whose key had its range before needs no IDs, and is met all the same.
                     one_by_one += [[ticket] for ticket in tickets]
                 else:
-                    left = outcome.available
-                    if self._blocks is not None:
-                        left = self._blocks.exhausted(mode, left)
-                    again += self._fitting(mode, tickets, left)
+                    again += self._fitting(mode, tickets, outcome.available)
             elif isinstance(outcome, CounterRegressed):
                 self._note_regressed(outcome)
                 went_back = True
@@ -840,37 +782,23 @@ class Allocator:
                 self._hand_out_recorded(mode, tickets, outcome)
                 went_back |= outcome.regressed
             else:
-                again += self._hand_out(mode, tickets, outcome, totals[mode])
+                self._hand_out(mode, tickets, outcome)
                 went_back |= outcome.regressed
         return ([again] if again else []) + one_by_one, went_back
 
-    def _hand_out(
-        self, mode: str, tickets: list[_Ticket], advanced: Advanced, moved: int
-    ) -> list[_Ticket]:
-        """Give each request its range, of a counter that was moved on.
-
-        :param moved: by how much: as many as were asked for, or more with ``reserve``.
-        :returns: those for which it does not suffice after all.
-        """
+    def _hand_out(self, mode: str, tickets: list[_Ticket], advanced: Advanced) -> None:
+        """Give each request its range, of a counter that was moved on by as much as they need."""
         first = advanced.first
-        total = 0
-        for ticket in tickets:
-            total += ticket.count
+        total = sum([ticket.count for ticket in tickets])
         # Before anybody gets an ID, or an error in between would leave it unguarded.
         if advanced.regressed:
             self._tell_regression(advanced.counter, advanced.found, first)
-        self._floors[advanced.counter] = first + moved
-        if self._blocks is not None:
-            start = self._blocks.settle(mode, advanced.counter, first, moved, total)
-            if start is None:
-                return tickets
-            first = start
+        self._floors[advanced.counter] = first + total
         for ticket in tickets:
             ticket.batch = self._batch
             ticket.give(first)
             first += ticket.count
         self._observer.handed_out(mode, len(tickets), total, first)
-        return []
 
     def _hand_out_recorded(self, mode: str, tickets: list[_Ticket], advanced: Advanced) -> None:
         """The same where some of them have entries, whose ranges the store has made."""
@@ -878,9 +806,9 @@ class Allocator:
         taken = sum(ticket.count for ticket in tickets) - advanced.spared
         if advanced.regressed:
             self._tell_regression(advanced.counter, advanced.found, first)
-        if taken or advanced.regressed:
-            self._floors[advanced.counter] = first + taken
         next_id = first + taken
+        if next_id > 1:
+            self._floors[advanced.counter] = next_id
         placed = iter(advanced.recorded)
         met = replays = 0
         for ticket in tickets:
@@ -897,10 +825,6 @@ class Allocator:
             ticket.entry.replayed = fate.replayed
             replays += fate.replayed
             met += not fate.replayed
-            if fate.replayed:
-                # The counter may go back to here: what is above, another process has reserved.
-                end = fate.first + ticket.count
-                self._floors[advanced.counter] = max(end, self._floors.get(advanced.counter, 1))
             ticket.give(fate.first)
         if met:
             self._observer.handed_out(mode, met, taken, next_id)
@@ -954,72 +878,6 @@ class Allocator:
             self._prune_at = now + (now - since) / _PRUNE_SHARE
         else:
             self._prune_at = now + random.uniform(0.5, 1) * _PRUNE_EVERY
-
-    # -- what is reserved ---------------------------------------------------------------------
-
-    def _met_from_blocks(self, tickets: list[_Ticket]) -> list[_Ticket]:
-        """Answer what blocks suffice for by now; the rest."""
-        if self._blocks is None:
-            return tickets
-        rest = []
-        for ticket in tickets:
-            first = None if ticket.entry else self._blocks.take(ticket.mode, ticket.count)
-            if first is None:
-                rest.append(ticket)
-            else:
-                ticket.give(first)
-                self._observer.handed_out(ticket.mode, 1, ticket.count, first + ticket.count)
-        return rest
-
-    def _with_reserve(
-        self, blocks: Blocks, totals: Mapping[str, int], tickets: Iterable[_Ticket]
-    ) -> dict[str, int]:
-        """By how much to move each counter on, so that its block is full afterwards."""
-        for ticket in tickets:
-            if ticket.entry is not None:
-                blocks.exclude(ticket.mode)
-        fill = not self._closing.is_set()
-        return {mode: blocks.ask(mode, total, fill=fill) for mode, total in totals.items()}
-
-    def _drop_blocks(self) -> None:
-        if self._blocks is not None:
-            self._blocks.drop()
-
-    def _look_at_blocks(self, blocks: Blocks) -> None:
-        """See every few seconds that the counters are above the blocks."""
-        since = self._clock()
-        if since < self._look_at:
-            return
-        self._look_at = since + LOOK
-        counters = self._store.counters()
-        if self._store.connections != self._connections:
-            blocks.drop()
-        elif CounterRegressed.among(counters, self._floors):
-            self._look_at_all()
-        else:
-            blocks.looked(counters, since)
-
-    def _give_back(self) -> None:
-        """Leave no gap behind: the counters go back over what nobody got.
-
-        Nobody can take any of it by now. What is given back was reserved on the session of this
-        moment, and nothing went wrong since, or it would have been dropped.
-        """
-        rests = {} if self._blocks is None else self._blocks.close()
-        if not rests:
-            return
-        for counter, (first, end) in rests.items():
-            if self._floors.get(counter) == end:
-                self._floors[counter] = first
-        deadline = self._clock() + self._timeout
-        try:
-            given = self._store.give_back(rests, deadline=deadline)
-        except Unavailable as error:
-            log.warning("reserved IDs were not given back and are a gap: %s", error)
-        except Exception:
-            log.exception("reserved IDs were not given back and are a gap")
-        else:
-            log.info(Event("reserved IDs given back", modes=given, of=len(rests)))
 
     # -- what went wrong ----------------------------------------------------------------------
 
@@ -1088,12 +946,23 @@ class Allocator:
         if not low:
             log.warning("no counter is below what was handed out any more; requests are served")
 
+    def _compare_new_session(self) -> None:
+        """Compare all counters with their high-water marks once after each new database session.
+
+        Invariant: no request is completed on a session before that. The session may lead to another
+        server, or to one that was restored.
+        """
+        while self._connections != self._store.connections:
+            # Read first: the comparison may need yet another session, which is compared as well.
+            connections = self._store.connections
+            self._look_at_all()
+            self._connections = connections
+
     def _look_at_all(self) -> None:
         """Compare every counter with what was handed out of it, whoever asks for which."""
         low = self._low() if self._floors or self._fenced else {}
         if not low:
             return
-        self._drop_blocks()
         if not self._repair:
             for error in low.values():
                 self._note_regressed(error)
