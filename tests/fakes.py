@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from uniqueid.entries import Entry
@@ -130,6 +130,9 @@ class FakeStore:
 
     def counters(self) -> dict[str, int]:
         return dict(self.values)
+
+    def find(self, names: Collection[str]) -> dict[str, int]:
+        return {name: self.values[name] for name in names if name in self.values}
 
     def ping(self) -> None:
         self.pings.release()

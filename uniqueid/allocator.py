@@ -24,7 +24,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from uniqueid import threads
@@ -115,6 +115,7 @@ class Counters(Protocol):
         self, mode: str, count: int, floors: Mapping[str, int]
     ) -> Advanced | None: ...
     def counters(self) -> Mapping[str, int]: ...
+    def find(self, names: Collection[str]) -> Mapping[str, int]: ...
     def ping(self) -> None: ...
     def disconnect(self) -> None: ...
 
@@ -978,4 +979,4 @@ class Allocator:
 
     def _low(self) -> dict[str, CounterRegressed]:
         """The counters below what was handed out of them."""
-        return CounterRegressed.among(self._store.counters(), self._floors)
+        return CounterRegressed.among(self._store.counters(), self._floors, self._store.find)

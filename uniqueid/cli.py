@@ -202,7 +202,7 @@ def _advance(arguments: argparse.Namespace) -> int:
         if isinstance(outcome, Advanced):
             new = outcome.first + count
             unchanged = "" if new > outcome.found else "  (not changed: it is there already)"
-            print(f"{outcome.counter}: {outcome.found} -> {new}{unchanged}")
+            print(f"{mode}: {outcome.found} -> {new}{unchanged}")
         elif isinstance(outcome, TooManyModes) and arguments.to is not None:
             print(f"{mode}: there is no counter yet, and its first ID will be 1")
         elif isinstance(outcome, TooManyModes):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 MAX_ID = 2**63 - 2
@@ -103,17 +103,23 @@ class CounterRegressed(UniqueIDError):
 
     @classmethod
     def among(
-        cls, counters: Mapping[str, int], floors: Mapping[str, int]
+        cls,
+        counters: Mapping[str, int],
+        floors: Mapping[str, int],
+        find: Callable[[Collection[str]], Mapping[str, int]],
     ) -> dict[str, CounterRegressed]:
         """The counters below the lowest ID that may still be handed out of them.
 
-        :param counters: each mode of the database and its next ID; one that is not there went
-            back to the start.
+        :param counters: each mode of the database and its next ID.
+        :param find: looks up the next IDs of names that are not among them, which may be other
+            spellings of a counter's; one that has none went back to the start.
         """
+        others = find([name for name in floors if name not in counters])
+        found = {name: counters.get(name, others.get(name, 1)) for name in floors}
         return {
-            mode: cls(mode, counters.get(mode, 1), floor)
-            for mode, floor in floors.items()
-            if counters.get(mode, 1) < floor
+            name: cls(name, found[name], floor)
+            for name, floor in floors.items()
+            if found[name] < floor
         }
 
 

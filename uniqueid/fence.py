@@ -23,7 +23,7 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -300,7 +300,7 @@ class FencedStore:
                 continue
             next_id = outcome.first + totals[mode] - outcome.spared
             if next_id > 1:
-                # Two modes can be one counter, where letters' case does not count.
+                # Two modes can be one counter.
                 moved[outcome.counter] = max(next_id, moved.get(outcome.counter, 1))
         if any(self._bound(counter) < next_id for counter, next_id in moved.items()):
             self._extend(moved)
@@ -332,6 +332,11 @@ class FencedStore:
         """Each mode and its next ID."""
         self._stand()
         return self._store.counters()
+
+    def find(self, names: Collection[str]) -> Mapping[str, int]:
+        """The next ID of each of the counters with these names, as the database compares names."""
+        self._stand()
+        return self._store.find(names)
 
     def ping(self) -> None:
         """Find out whether both the fence and the database can be used."""
@@ -409,7 +414,8 @@ class FencedStore:
         between `exact` and `bound` may well be right: it is raised with a line of information. One
         below `exact` has gone back; telling that, and mending it or not, is the allocator's part.
         """
-        found = self._store.counters() if marks else {}
+        found = dict(self._store.counters()) if marks else {}
+        found |= self._store.find([name for name in marks if name not in found])
         loose = {
             counter: mark.bound
             for counter, mark in marks.items()

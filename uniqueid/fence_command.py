@@ -57,7 +57,7 @@ def _run(arguments: argparse.Namespace, open_store: Open) -> int:
     try:
         if arguments.adopt or arguments.reset:
             return _make(path, store, reset=arguments.reset)
-        return _show(path, store.counters(), as_json=arguments.json)
+        return _show(path, store, as_json=arguments.json)
     except OSError as error:
         name = error.filename or path
         raise UniqueIDError(f"[fence] path: {name}: {error.strerror or error}") from error
@@ -75,8 +75,8 @@ def _make(path: str, store: Store, *, reset: bool) -> int:
         time.sleep(0.05)
     try:
         before = salvage(path) if reset else _readable(path)
-        counters = store.counters()
-        after = {name: Mark(at, at) for name, at in counters.items() if at > 1}
+        counters = _next_ids(store, before)
+        after = {name: Mark(at, at) for name, at in store.counters().items() if at > 1}
         if not reset:
             after |= {
                 name: mark for name, mark in before.items() if mark.bound > counters.get(name, 1)
@@ -91,6 +91,12 @@ def _make(path: str, store: Store, *, reset: bool) -> int:
             print(f"{_fit(name)}: bound {mark.bound} {what}, the database has {at}")
     print(f"{path}: {len(after)} counters")
     return 0
+
+
+def _next_ids(store: Store, marks: Mapping[str, Mark]) -> dict[str, int]:
+    """The next ID of each counter, and of each name in the fence that is equal to a counter's."""
+    counters = store.counters()
+    return counters | store.find([name for name in marks if name not in counters])
 
 
 def _readable(path: str) -> dict[str, Mark]:
@@ -110,7 +116,7 @@ def _readable(path: str) -> dict[str, Mark]:
         return salvage(path)
 
 
-def _show(path: str, counters: Mapping[str, int], *, as_json: bool) -> int:
+def _show(path: str, store: Store, *, as_json: bool) -> int:
     wrong = None
     marks: dict[str, Mark] = {}
     try:
@@ -120,6 +126,7 @@ def _show(path: str, counters: Mapping[str, int], *, as_json: bool) -> int:
     except FenceDamaged as error:
         wrong = error.cause
         marks = salvage(path)
+    counters = _next_ids(store, marks)
     rows = [
         {
             "mode": name,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -35,6 +35,7 @@ class Counters(Protocol):
 
     def ping(self) -> None: ...
     def counters(self) -> Mapping[str, int]: ...
+    def find(self, names: Collection[str]) -> Mapping[str, int]: ...
     def disconnect(self) -> None: ...
 
 
@@ -166,6 +167,7 @@ class Watch:
             self._store.ping()
             self._require()
             counters = self._store.counters()
+            low = CounterRegressed.among(counters, floors, self._store.find)
         except SchemaError as error:
             self._troubles.database.ended("watch")
             self._troubles.tables.found("watch", str(error))
@@ -183,7 +185,7 @@ class Watch:
                 self._store.disconnect()
         self._troubles.database.ended("watch")
         self._troubles.tables.ended("watch")
-        return Found(counters=counters, low=CounterRegressed.among(counters, floors))
+        return Found(counters=counters, low=low)
 
 
 class Checked(Protocol):

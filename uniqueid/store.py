@@ -11,8 +11,7 @@ import os
 import random
 import threading
 import time
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +20,7 @@ from pony.orm import Database, PrimaryKey, Required, db_session
 from uniqueid.database_errors import TRANSIENT, Cause, LostUpdate, classify, explain
 from uniqueid.database_url import DatabaseURL
 from uniqueid.entries import Entry, now
+from uniqueid.equal_modes import EqualModes
 from uniqueid.errors import (
     MAX_ID,
     CounterExhausted,
@@ -49,6 +49,7 @@ _BACKOFF_CONFLICT = 0.1
 _BACKOFF_CONNECTION = 1.0
 # Single statements after which a MySQL session is changed to commit each of them by itself.
 _SINGLE_BEFORE_CHANGE = 4
+_NEW_COUNTER = "new_counter"
 
 
 @dataclass(slots=True)
@@ -56,8 +57,8 @@ class Advanced:
     """A counter that was moved on."""
 
     counter: str
-    """The mode as the database spells it: where letters' case does not count, two modes can be
-    one counter."""
+    """The name of its high-water mark: the same for all modes that are one counter by the
+    collation of the database."""
     first: int
     """The first of the new IDs."""
     found: int
@@ -159,6 +160,8 @@ class Store:
         @self.database.on_connect()  # type: ignore[untyped-decorator]
         def count(_database: Any, _connection: Any) -> None:
             self.connections += 1
+            if self._opened:
+                self._equal_modes.forget()
 
         self.Counter = Counter
         self.SystemPart = SystemPart
@@ -186,6 +189,7 @@ class Store:
             self.database.generate_mapping(check_tables=False)
             self._prepare_sql()
             self.journal = Journal(self.database, self.url.kind)
+            self._equal_modes = EqualModes(self.database, self._mark)
             self._journal_found = False
             self._opened = True
 
@@ -281,6 +285,14 @@ class Store:
         :raises DatabaseUnavailable: when the database does not answer.
         """
         return self._once(self._read)  # type: ignore[no-any-return]
+
+    def find(self, names: Collection[str]) -> dict[str, int]:
+        """The next ID of each of the counters with these names, as the database compares names.
+
+        :returns: by the name that was asked for, without those that have no counter.
+        :raises DatabaseUnavailable: when the database does not answer.
+        """
+        return self._once(lambda: self._equal_modes.find(names))  # type: ignore[no-any-return]
 
     def ping(self) -> None:
         """Ask the database for the least answer.
@@ -538,6 +550,7 @@ class Store:
         floors: Mapping[str, int],
         repair: bool,
         room: int,
+        replayed: Mapping[str, int] | None = None,
     ) -> dict[str, Outcome]:
         together = self._advance_together(totals, floors)
         if together is not None:
@@ -546,7 +559,10 @@ class Store:
         # In one order everywhere, so that two processes do not wait for each other in a circle.
         for mode in sorted(totals):
             try:
-                outcome, created = self._advance_one(mode, totals[mode], floors, repair, room)
+                least = 1 if replayed is None else replayed.get(mode, 1)
+                outcome, created = self._advance_one(
+                    mode, totals[mode], floors, least, repair=repair, room=room
+                )
             except Exception as error:
                 self._raise_for_mode(mode, error)
                 raise
@@ -574,15 +590,17 @@ class Store:
         before: dict[tuple[str, str], Entry] = {}
         plans = {mode: Plan(listed, known or {}, before) for mode, listed in by_mode.items()}
         counts = dict(totals)
-        raised: dict[str, int] = {}
+        replayed: dict[str, int] = {}
         for mode, plan in plans.items():
             counts[mode] -= plan.spared
             if plan.floor > 1:
-                raised[mode] = max(floors.get(mode, 1), plan.floor)
+                replayed[mode] = plan.floor
+                # Read, and compared with that.
+                self._left.pop(mode, None)
             elif counts[mode] == 0 and totals[mode] > 0:
                 # All are refused: that makes no counter.
                 del counts[mode]
-        moved = self._advance_all(counts, {**floors, **raised}, repair, room)
+        moved = self._advance_all(counts, floors, repair, room, replayed)
         outcomes: dict[str, Outcome] = dict(moved)
         rows: list[tuple[Entry, int]] = []
         for mode, plan in plans.items():
@@ -619,36 +637,50 @@ class Store:
         return int(self._once(lambda: self.journal.prune(now())))
 
     def _advance_one(
-        self, mode: str, count: int, floors: Mapping[str, int], repair: bool, room: int
+        self,
+        mode: str,
+        count: int,
+        floors: Mapping[str, int],
+        least: int,
+        *,
+        repair: bool,
+        room: int,
     ) -> tuple[Outcome, bool]:
+        """Move one counter on; what became of it, and whether it was made.
+
+        :param least: the lowest ID that the mode's replays leave.
+        """
         execute = self.database.execute
         advanced = self._advance_unread(mode, count, floors)
         if advanced is not None:
             return advanced, False
         row = execute(self._select, {}, {"mode": mode}).fetchone()
         if row is None:
-            floor = self._floor_of_missing(mode, floors)
-            if floor == 1 and room <= 0:
+            if room <= 0 and max(floors.get(mode, 1), least) == 1:
                 return TooManyModes(mode, self.max_modes), False
-            counter, found = mode, 1
-        else:
-            counter, found = row
-            # By the database's spelling of the counter, and by the caller's.
-            floor = max(floors.get(counter, 1), floors.get(mode, 1))
-        first = max(found, floor)
-        regressed = found < floor and floor > 1
-        if regressed and not repair:
-            return CounterRegressed(counter, found, floor), False
+            # Made first, so that its own row says which high-water marks are those of this counter
+            # under other names: it may have been lost.
+            execute(f"SAVEPOINT {_NEW_COUNTER}", {}, {})
+            execute(self._insert, {}, {"mode": mode, "next_id": 1})
+        counter, found = row or (mode, 1)
+        names = self._equal_modes.marks(counter, floors)
+        first = max(found, least, *(floors.get(name, 1) for name in names))
+        regressed = found < first and first > 1
         next_id = first + count
-        if next_id > MAX_ID + 1:
-            return CounterExhausted(mode, count, MAX_ID + 1 - first), False
-        if row is None:
-            execute(self._insert, {}, {"mode": mode, "next_id": next_id})
-        elif next_id != found:
-            values = {"mode": mode, "next_id": next_id, "found": found}
+        refusal: UniqueIDError | None = None
+        if regressed and not repair:
+            refusal = CounterRegressed(names[0], found, first)
+        elif next_id > MAX_ID + 1:
+            refusal = CounterExhausted(mode, count, MAX_ID + 1 - first)
+        if refusal is not None:
+            if row is None:
+                execute(f"ROLLBACK TO SAVEPOINT {_NEW_COUNTER}", {}, {})
+            return refusal, False
+        if next_id != found:
+            values = {"mode": counter, "next_id": next_id, "found": found}
             if execute(self._update, {}, values).rowcount != 1:
                 raise LostUpdate
-        return Advanced(counter, first, found, regressed), row is None
+        return Advanced(names[0], first, found, regressed), row is None
 
     def _advance_unread(self, mode: str, count: int, floors: Mapping[str, int]) -> Advanced | None:
         """Move a counter on from where this store left it, which spares reading it.
@@ -717,46 +749,6 @@ class Store:
             for mode, left in expected.items()
         }
 
-    def _floor_of_missing(self, mode: str, floors: Mapping[str, int]) -> int:
-        """The floor of a counter that the database does not have (any more)."""
-        floor = floors.get(mode, 1)
-        if self.url.kind != "mysql":
-            return floor
-        # Where the collation takes several spellings for one, the counter may have been known by
-        # another of them.
-        folded = _fold(mode)
-        others = {name: value for name, value in floors.items() if _fold(name) == folded}
-        if not others:
-            return floor
-        collation = str(self.database.execute(_COLLATION, {}, {}).fetchone()[0])
-        return max(
-            [floor]
-            + [
-                value
-                for name, value in others.items()
-                if _spell(name, collation) == _spell(mode, collation)
-            ]
-        )
-
 
 def _is_locked(error: DatabaseUnavailable) -> bool:
     return error.__cause__ is not None and classify(error.__cause__) is Cause.LOCK_TIMEOUT
-
-
-_COLLATION = (
-    "SELECT collation_name FROM information_schema.columns WHERE table_schema = DATABASE()"
-    " AND table_name = 'uniqueindex' AND column_name = 'id'"
-)
-
-
-def _spell(mode: str, collation: str) -> str:
-    """What of a mode counts under a collation of MySQL's or MariaDB's."""
-    if not collation.endswith("_bin"):
-        return _fold(mode)
-    return mode if "nopad" in collation or "0900" in collation else mode.rstrip(" ")
-
-
-def _fold(mode: str) -> str:
-    """What is left of a mode under the least exact collation."""
-    decomposed = unicodedata.normalize("NFKD", mode.casefold().rstrip(" "))
-    return "".join(character for character in decomposed if not unicodedata.combining(character))

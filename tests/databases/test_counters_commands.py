@@ -79,8 +79,8 @@ def test_advance_knows_a_counter_by_another_spelling(kind: str, bare: Direct) ->
         bare.store.database.execute(cmd_sql)
     bare.store.disconnect()
     bare.first("file", 10)
-    assert cmd(bare.url, "advance", "--mode", "FILE", "--to", "500") == "file: 11 -> 500\n"
-    assert cmd(bare.url, "advance", "--mode", "File", "--by", "5") == "file: 500 -> 505\n"
+    assert cmd(bare.url, "advance", "--mode", "FILE", "--to", "500") == "FILE: 11 -> 500\n"
+    assert cmd(bare.url, "advance", "--mode", "File", "--by", "5") == "File: 500 -> 505\n"
 
 
 def test_counters_move_to_another_database_as_documented(

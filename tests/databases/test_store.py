@@ -65,10 +65,10 @@ def test_one_call_is_one_transaction(direct: Direct, monkeypatch: pytest.MonkeyP
     direct.advance({"a": 1, "b": 1})
     original = direct.store._advance_one
 
-    def fail_at_c(mode: str, *arguments: Any) -> Any:
+    def fail_at_c(mode: str, *arguments: Any, **options: Any) -> Any:
         if mode == "c":
             raise ZeroDivisionError
-        return original(mode, *arguments)
+        return original(mode, *arguments, **options)
 
     monkeypatch.setattr(direct.store, "_advance_one", fail_at_c)
     with pytest.raises(ZeroDivisionError):
