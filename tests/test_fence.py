@@ -488,3 +488,59 @@ def test_a_thousand_counters_are_written_and_read(path: Path) -> None:
     fence.write(str(path), marks)
     assert fence.read(str(path)) == marks
     assert fence.salvage(str(path)) == marks
+
+
+def test_the_file_and_its_directory_are_synced_before_a_write_returns(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this order: content, fsync of the file, rename, fsync of the directory."""
+    calls: list[tuple[str, str]] = []
+
+    def record(name: str, of: Callable[..., str]) -> None:
+        call = getattr(os, name)
+
+        def recording(*arguments: Any, **options: Any) -> Any:
+            file = of(*arguments)
+            result = call(*arguments, **options)
+            calls.append((name, os.path.basename(file)))
+            return result
+
+        monkeypatch.setattr(os, name, recording)
+
+    def opened(descriptor: int, *_rest: object) -> str:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+
+    record("write", opened)
+    record("fsync", opened)
+    record("rename", lambda old, _new: str(old))
+    fence.write(str(path), {"file": Mark(1, 100)})
+    assert calls == [
+        ("write", f"{path.name}.new"),
+        ("fsync", f"{path.name}.new"),
+        ("rename", f"{path.name}.new"),
+        ("fsync", path.parent.name),
+    ]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "rename"])
+def test_ids_are_not_allocated_above_a_fence_that_is_not_on_disk(
+    start: Start, path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """A failed fsync(2) of the file or of the directory, or a failed rename(2), is a 503."""
+    allocator = start(FakeStore())
+    assert allocator.allocate("file", 5) == 1
+    call = getattr(os, failing)
+    for skipped in range(2 if failing == "fsync" else 1):
+        attempts: list[None] = []
+
+        def fail(*arguments: Any, skipped: int = skipped, attempts: list[None] = attempts) -> None:
+            attempts.append(None)
+            if len(attempts) > skipped:
+                raise OSError(errno.EIO, "Input/output error")
+            call(*arguments)
+
+        monkeypatch.setattr(os, failing, fail)
+        with pytest.raises(FenceUnavailable, match="Input/output error"):
+            allocator.allocate("file", 2 * WINDOW)
+        monkeypatch.setattr(os, failing, call)
+        wait_until(lambda: allocator.down is None, "the fence being written")

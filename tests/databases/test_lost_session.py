@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from pony.orm import OperationalError, db_session
 from pony.orm.dbproviders import mysql, postgres
 from servers import MariaDB, PostgreSQL, wait_until
 
@@ -67,3 +70,37 @@ def test_session_killed_between_select_for_update_and_update(
     assert first.first("m", 10) == 31
     assert taken == [21]
     assert second.store.counters() == {"m": 41}
+
+
+@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+@pytest.mark.parametrize("lost", ["killed", "network"])
+def test_no_statement_of_a_transaction_moves_to_another_session(
+    kind: str, lost: str, direct: Direct, request: pytest.FixtureRequest
+) -> None:
+    """The locks are gone with the session, so the transaction has to begin again."""
+    server: MariaDB | PostgreSQL = request.getfixturevalue(kind)
+    direct.first("m", 10)
+    database = direct.store.database
+    before = direct.store.connections
+
+    @db_session(serializable=True)
+    def transaction() -> None:
+        session = database.execute(_SESSION[kind], {}, {}).fetchone()[0]
+        if lost == "killed":
+            server.sql(_KILL[kind].format(session))
+        else:
+            cut(database.get_connection())
+        database.execute("SELECT 1", {}, {})
+
+    with pytest.raises(OperationalError):
+        transaction()
+    assert direct.store.connections == before
+    direct.store.disconnect()
+    assert direct.first("m", 1) == 11
+
+
+def cut(connection: Any) -> None:
+    """Shut a connection's socket down, as a network does that was lost."""
+    number = connection.fileno() if hasattr(connection, "fileno") else connection._sock.fileno()
+    with socket.socket(fileno=os.dup(number)) as other:
+        other.shutdown(socket.SHUT_RDWR)
