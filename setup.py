@@ -43,7 +43,7 @@ setup(
     # Pony supports Python up to 3.14.
     python_requires=">=3.11",
     # pacifica/ has no __init__.py: other Pacifica services share the namespace.
-    packages=["uniqueid", "uniqueid.status", "pacifica.uniqueid"],
+    packages=["uniqueid", "uniqueid.dialects", "uniqueid.status", "pacifica.uniqueid"],
     package_data={
         "uniqueid": ["py.typed"],
         "uniqueid.status": ["*.html", "*.css", "*.js"],

@@ -372,6 +372,15 @@ class PostgreSQL(Process):
         """The service's URL of a database, through another port if it is given."""
         return f"postgresql://{self.USER}@127.0.0.1:{port or self.port}/{database}"
 
+    def crash(self) -> None:
+        """End all its processes at once, as a crash of the machine would."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        for process in (self.process.pid, *map(int, children.split())):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        self.process.wait(START_TIMEOUT)
+
     def stop(self) -> None:
         # SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait for the clients.
         if self.process is not None and self.process.poll() is None:
@@ -400,9 +409,11 @@ class Service(Process):
         self.write_config()
 
     def write_config(self) -> None:
-        lines = ["[database]", f"url = {self.database_url}", "connect_wait = 0.2", "[uniqueid]"]
-        fence = {name: value for name, value in self.settings.items() if "fence_" in name}
-        lines += [f"{name} = {self.settings[name]}" for name in self.settings if name not in fence]
+        settings = dict(self.settings)
+        lines = ["[database]", f"url = {self.database_url}", "connect_wait = 0.2"]
+        lines += [f"durability = {settings.pop('durability', 'warn')}", "[uniqueid]"]
+        fence = {name: value for name, value in settings.items() if "fence_" in name}
+        lines += [f"{name} = {settings[name]}" for name in settings if name not in fence]
         lines += ["[fence]"]
         lines += [f"{name.removeprefix('fence_')} = {value}" for name, value in fence.items()]
         self.config.write_text("\n".join(lines) + "\n")

@@ -131,6 +131,7 @@ _PROBLEMS: dict[type[errors.UniqueIDError], tuple[int, str, str, int | None]] = 
     errors.Overloaded: (503, "overloaded", "Too many requests are waiting", 1),
     errors.Closing: (503, "overloaded", "The service is stopping", 1),
     errors.DatabaseUnavailable: (503, "database-unavailable", "The database is not available", 2),
+    errors.UnsafeSession: (503, "database-unavailable", "The database is not available", 2),
     errors.FenceUnavailable: (503, "fence-unavailable", "The fence file cannot be written", 2),
     errors.FenceDamaged: (503, "fence-damaged", "The fence file is missing or damaged", 30),
 }

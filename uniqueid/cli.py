@@ -20,6 +20,7 @@ from uniqueid import (
     schema,
     service,
 )
+from uniqueid.durability import DurabilityProblem
 from uniqueid.errors import MAX_ID, ConfigError, TooManyModes, UniqueIDError
 from uniqueid.store import Advanced, Store
 from uniqueid.validation import MAX_MODE_LENGTH, is_mode
@@ -137,10 +138,15 @@ def _dbsync(arguments: argparse.Namespace) -> int:
 def _dbchk(arguments: argparse.Namespace) -> int:
     configuration = _load(arguments)
     settings = configuration.settings
-    store = service.make_store(configuration)
+    durability = service.make_durability(configuration, warn=_print_problem)
+    store = service.make_store(configuration, durability=durability)
     store.connect(settings.connect_attempts, settings.connect_wait)
     schema.check(store, equal=arguments.equal)
     return 0
+
+
+def _print_problem(problem: DurabilityProblem) -> None:
+    print(f"pacifica-uniqueid-cmd: warning: {problem}", file=sys.stderr)
 
 
 def _whole(highest: int) -> Callable[[str], int]:

@@ -158,6 +158,15 @@ class Settings:
         section="database",
         legacy=("DATABASE_CONNECT_WAIT",),
     )
+    durability: str = _setting(
+        "warn",
+        _one_of("warn", "require"),
+        "What to do where the database server can lose a committed transaction, as MySQL and"
+        " MariaDB with sync_binlog = 0 or PostgreSQL with fsync = off: warn serves, and says so in"
+        " the log, a metric, the status page and dbchk; require refuses the server until the"
+        " variable is corrected.",
+        section="database",
+    )
     max_range: int = _setting(
         "1000000000",
         _whole(1, 2**62),

@@ -55,7 +55,8 @@ _MYSQL = {
     **dict.fromkeys((1020, 1180, 3101), Cause.SERIALIZATION),
     1213: Cause.DEADLOCK,
     **dict.fromkeys((1205, 1969, 3024, 3572), Cause.LOCK_TIMEOUT),
-    1062: Cause.DUPLICATE_KEY,
+    # a row; or a key that another process adds at the same moment
+    **dict.fromkeys((1061, 1062, 1068), Cause.DUPLICATE_KEY),
     1146: Cause.NO_TABLE,
     **dict.fromkeys((1264, 1267, 1366, 1406, 3988), Cause.NOT_STORABLE),
 }
@@ -65,9 +66,9 @@ _POSTGRESQL = {
     "40P01": Cause.DEADLOCK,
     "42P01": Cause.NO_TABLE,
     **dict.fromkeys(("55P03", "57014"), Cause.LOCK_TIMEOUT),
-    # unique_violation, and what CREATE ... IF NOT EXISTS says when another process makes the same
-    # table, or its type, at the same moment
-    **dict.fromkeys(("23505", "42P07", "42710"), Cause.DUPLICATE_KEY),
+    # unique_violation, and what DDL says when another process makes the same table, its type, or
+    # its key, at the same moment
+    **dict.fromkeys(("23505", "42P07", "42P16", "42710"), Cause.DUPLICATE_KEY),
     **dict.fromkeys(("22001", "22003", "22021", "22P05"), Cause.NOT_STORABLE),
 }
 _SQLITE = {

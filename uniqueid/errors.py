@@ -8,6 +8,9 @@ from dataclasses import dataclass
 MAX_ID = 2**63 - 2
 """The highest ID there can be: the counter holds the next one, in a signed 64-bit column."""
 
+SYNC = "run 'pacifica-uniqueid-cmd dbsync'"
+"""What repairs an absent or old schema, or a missing key."""
+
 
 class UniqueIDError(Exception):
     """Any error this service raises on purpose; its text is fit for an operator or a caller."""
@@ -194,6 +197,10 @@ class DatabaseUnavailable(Unavailable):
 
     what = "the database"
     public = "the database is not available; no IDs were handed out"
+
+
+class UnsafeSession(DatabaseUnavailable):
+    """A session on which a committed transaction could be lost; it is not used."""
 
 
 class FenceUnavailable(Unavailable):

@@ -96,6 +96,8 @@ class State:
     """By name, whether it passes."""
     counters: Mapping[str, int] = field(default_factory=dict)
     """Each mode of the database and its next ID."""
+    durability_problems: int = 0
+    """Variables of the database server with which it can lose a committed transaction."""
 
 
 class Metrics:
@@ -320,6 +322,11 @@ class _Reading(Collector):
         )
         yield GaugeMetricFamily(
             "uniqueid_queue_requests", "Requests that wait for a transaction.", state.waiting
+        )
+        yield GaugeMetricFamily(
+            "uniqueid_durability_problems",
+            "Variables of the database server with which it can lose a committed transaction.",
+            state.durability_problems,
         )
         ok = GaugeMetricFamily(
             "uniqueid_check_ok", "1 where a check of /readyz passes, else 0.", labels=["check"]

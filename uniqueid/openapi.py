@@ -381,6 +381,12 @@ _SCHEMAS: Schema = {
         database=_object(kind=_TEXT, host=_TEXT),
         ready={"type": "boolean"},
         checks=_CHECKS,
+        durability_problems={
+            "type": "array",
+            "items": _object(variable=_TEXT, value=_TEXT, needed=_TEXT, remedy=_TEXT),
+            "description": "Variables with which the database server can lose a committed"
+            " transaction.",
+        },
         waiting={"type": "integer"},
         reconnects={"type": "integer"},
         regressions={"type": "integer"},

@@ -10,7 +10,9 @@ from pony.orm.dbproviders import postgres
 from psycopg2 import OperationalError, extensions
 
 from uniqueid.database_url import DatabaseURL
-from uniqueid.providers import LOCK_WAIT, keep_connection
+from uniqueid.dialects.postgresql import PostgreSQL
+from uniqueid.durability import DurabilityMonitor
+from uniqueid.pools import keep_connection
 
 
 def arguments(url: DatabaseURL, answer_timeout: float) -> dict[str, Any]:
@@ -18,9 +20,6 @@ def arguments(url: DatabaseURL, answer_timeout: float) -> dict[str, Any]:
 
     libpq's own `connect_timeout` is not among it: it counts for blocking connections alone.
     """
-    settings = f"-c lock_timeout={LOCK_WAIT}s -c default_transaction_isolation=serializable"
-    options = dict(url.options)
-    options["options"] = f"{options['options']} {settings}" if "options" in options else settings
     named = {
         "host": url.host,
         "port": url.port,
@@ -38,7 +37,7 @@ def arguments(url: DatabaseURL, answer_timeout: float) -> dict[str, Any]:
         ),
         "application_name": "pacifica-uniqueid",
         **{name: value for name, value in named.items() if value is not None},
-        **options,
+        **dict(url.options),
         "dbname": url.database,
     }
 
@@ -70,16 +69,25 @@ def wait_for_answer(connection: Any) -> None:
 
 
 class PostgreSQLPool(postgres.PGPool):  # type: ignore[misc]
-    """One connection, serializable from its start."""
+    """One connection, serializable from its start.
 
-    __slots__ = ("con", "pid")
+    :param durability: takes the result of the checks in each new session.
+    """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    __slots__ = ("con", "durability", "pid")
+
+    def __init__(self, durability: DurabilityMonitor, *args: Any, **kwargs: Any) -> None:
+        self.durability = durability
         keep_connection(self, lambda: super(PostgreSQLPool, self).__init__(*args, **kwargs))
 
     def _connect(self) -> None:
         try:
             super()._connect()
+            # Not in a transaction, whose end could take the settings back.
+            self.con.autocommit = True
+            with self.con.cursor() as cursor:
+                self.durability.report(PostgreSQL().set_up_session(cursor))
+            self.con.autocommit = False
         except BaseException:
             # Nobody may go on with a session that is half set up: Pony would keep it.
             self.disconnect()
@@ -96,13 +104,16 @@ class PostgreSQLProvider(postgres.PGProvider):  # type: ignore[misc]
     def should_reconnect(self, exc: BaseException) -> bool:
         return False
 
-    def get_pool(self, *args: Any, **kwargs: Any) -> PostgreSQLPool:
+    def get_pool(self, *args: Any, durability: DurabilityMonitor, **kwargs: Any) -> PostgreSQLPool:
         extensions.set_wait_callback(wait_for_answer)
-        return PostgreSQLPool(self.dbapi_module, *args, **kwargs)
+        return PostgreSQLPool(durability, self.dbapi_module, *args, **kwargs)
 
     def alone(self, connection: Any) -> None:
         """Make the next statement a transaction of its own, which is serializable as well."""
         connection.autocommit = True
+
+    def end_alone(self, connection: Any) -> None:
+        """End that: nothing to do."""
 
     @wrap_dbapi_exceptions  # type: ignore[untyped-decorator]
     def set_transaction_mode(self, connection: Any, cache: Any) -> None:

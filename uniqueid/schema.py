@@ -17,9 +17,12 @@ from dataclasses import dataclass
 from pony.orm import db_session
 
 from uniqueid.database_errors import TRANSIENT, classify, explain
-from uniqueid.errors import DatabaseUnavailable, SchemaError
+from uniqueid.dialects import DIALECTS
+from uniqueid.dialects.base import Select, TableProblem
+from uniqueid.errors import SYNC, DatabaseUnavailable, SchemaError, UnsafeSession
 from uniqueid.journal import COLUMN_TYPE, statements
-from uniqueid.store import SYNC, Store
+from uniqueid.store import Store
+from uniqueid.table_checks import COUNTERS, JOURNAL, check_tables
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,8 @@ class Found:
     """None when there is no table at all."""
     narrow: bool = False
     """Whether the counter's column has 32 bits: the old dbsync left it so."""
+    problems: tuple[TableProblem, ...] = ()
+    """Why allocation cannot rely on the tables, first what ``dbsync`` cannot repair."""
 
     def __str__(self) -> str:
         if self.version is None:
@@ -56,6 +61,8 @@ def inspect(store: Store) -> Found:
     try:
         with db_session:
             return _inspect(store)
+    except UnsafeSession:
+        raise
     except Exception as error:
         raise DatabaseUnavailable(explain(error)) from error
 
@@ -67,6 +74,7 @@ def pending(store: Store) -> list[str]:
     """
     found = inspect(store)
     _refuse_newer(found)
+    _refuse_broken(found)
     return [name for name, wanted, _apply in _MIGRATIONS if wanted(found)]
 
 
@@ -85,13 +93,14 @@ def sync(store: Store) -> list[str]:
             with db_session(ddl=True):
                 found = _inspect(store)
                 _refuse_newer(found)
+                _refuse_broken(found)
                 done = []
                 for name, wanted, apply in _MIGRATIONS:
                     if wanted(found):
                         apply(store, found)
                         done.append(name)
                 return done
-        except SchemaError:
+        except (SchemaError, UnsafeSession):
             raise
         except Exception as error:
             if classify(error) not in TRANSIENT or attempt == _ATTEMPTS - 1:
@@ -126,8 +135,11 @@ def require(store: Store) -> Found:
     """
     found = inspect(store)
     _refuse_newer(found)
+    _refuse_broken(found)
     if found.version is None or found.version[0] < CURRENT[0] or found.narrow:
         raise SchemaError(str(found), SYNC)
+    for problem in found.problems:
+        raise SchemaError(problem.found, problem.remedy)
     return found
 
 
@@ -148,25 +160,43 @@ def _refuse_newer(found: Found) -> None:
         )
 
 
+def _refuse_broken(found: Found) -> None:
+    for problem in found.problems:
+        if not problem.repair:
+            raise SchemaError(problem.found, problem.remedy)
+
+
 # -- looking ----------------------------------------------------------------------------------
 
 
 def _inspect(store: Store) -> Found:
-    kind = store.url.kind
-    column = _column_type(store, "uniqueindex", "index")
-    if column is None:
+    dialect = DIALECTS[store.url.kind]
+    counters = dialect.describe(_select(store), COUNTERS)
+    if counters is None:
         return Found(None)
-    # SQLite's INTEGER has 64 bits.
-    narrow = kind != "sqlite" and column.lower() != "bigint"
+    problems = tuple(
+        check_tables(
+            _select(store),
+            dialect,
+            store.database.provider.quote_name,
+            counters,
+            dialect.describe(_select(store), JOURNAL),
+        )
+    )
+    narrow = dialect.is_narrow_integer(counters.columns.get("index", ""))
     if _column_type(store, "uniqueindexsystem", "value") is None:
-        return Found((0, 0), narrow)
+        return Found((0, 0), narrow, problems)
     quote = store.database.provider.quote_name
-    # Not execute(), which takes SQLite's lock for writing.
     rows = store.database.select(
         f"SELECT {quote('part')}, {quote('value')} FROM {quote('uniqueindexsystem')}", {}, {}
     )
     parts = {str(part): int(value) for part, value in rows}
-    return Found((parts.get("major", 0), parts.get("minor", 0)), narrow)
+    return Found((parts.get("major", 0), parts.get("minor", 0)), narrow, problems)
+
+
+def _select(store: Store) -> Select:
+    # Not execute(), which takes SQLite's lock for writing.
+    return lambda sql, values: store.database.select(sql, {}, values)
 
 
 def _column_type(store: Store, table: str, column: str) -> str | None:
@@ -223,6 +253,11 @@ def _create_journal(store: Store, found: Found) -> None:
         _execute(store, statement)
 
 
+def _repair_tables(store: Store, found: Found) -> None:
+    for problem in found.problems:
+        _execute(store, problem.repair)
+
+
 def _record_version(store: Store, found: Found) -> None:
     quote = store.database.provider.quote_name
     table, part, value = quote("uniqueindexsystem"), quote("part"), quote("value")
@@ -251,6 +286,7 @@ def _execute(store: Store, sql: str) -> None:
 _MIGRATIONS: list[tuple[str, Callable[[Found], bool], Callable[[Store, Found], None]]] = [
     ("create the counters", lambda found: found.version is None, _create_counters),
     ("widen the counters to 64 bits", lambda found: found.narrow, _widen_counters),
+    ("add missing unique keys", lambda found: bool(found.problems), _repair_tables),
     (
         "create the journal",
         lambda found: found.version is None or found.version < CURRENT,

@@ -14,6 +14,7 @@ from uniqueid.app import Keeping, make_app
 from uniqueid.auth import Tokens
 from uniqueid.config import Configuration, load
 from uniqueid.database_url import DatabaseURL
+from uniqueid.durability import DurabilityMonitor
 from uniqueid.errors import ConfigError
 from uniqueid.fence import FencedStore
 from uniqueid.metrics import Metrics, State
@@ -46,14 +47,30 @@ class Service:
             self.status.history.start()
 
 
-def make_store(configuration: Configuration, *, create: bool = False, **options: object) -> Store:
-    """The store of a configuration, not opened."""
+def make_durability(configuration: Configuration, **options: object) -> DurabilityMonitor:
+    """What takes the durability checks of a configuration's sessions."""
+    required = configuration.settings.durability == "require"
+    return DurabilityMonitor(required=required, **options)  # type: ignore[arg-type]
+
+
+def make_store(
+    configuration: Configuration,
+    *,
+    create: bool = False,
+    durability: DurabilityMonitor | None = None,
+    **options: object,
+) -> Store:
+    """The store of a configuration, not opened.
+
+    :param durability: shared with other stores of the process; one of its own when None.
+    """
     settings = configuration.settings
     return Store(
         configuration.database,
         max_modes=settings.max_modes,
         create=create,
         timeout=settings.request_timeout,
+        durability=durability or make_durability(configuration),
         **options,  # type: ignore[arg-type]
     )
 
@@ -76,7 +93,8 @@ def build(configuration: Configuration | None = None, *, threads: int = 48) -> S
         log.warning("%s", warning)
     placement = Placement(settings.cpu)
     metrics = Metrics(configuration.database.kind)
-    store = make_store(configuration, on_retry=metrics.retried)
+    durability = make_durability(configuration)
+    store = make_store(configuration, durability=durability, on_retry=metrics.retried)
     store.connect(settings.connect_attempts, settings.connect_wait)
     try:
         version = "{}.{}".format(*(schema.require(store).version or (0, 0)))
@@ -104,7 +122,7 @@ def build(configuration: Configuration | None = None, *, threads: int = 48) -> S
         allowed_modes=frozenset(settings.allowed_modes) or None,
         allowed_modes_text=", ".join(settings.allowed_modes),
     )
-    watch = make_watch(configuration, allocator, troubles)
+    watch = make_watch(configuration, allocator, troubles, durability)
     repair = settings.on_regression == "advance"
 
     def fenced() -> str | None:
@@ -121,10 +139,11 @@ def build(configuration: Configuration | None = None, *, threads: int = 48) -> S
         reconnects=max(0, store.connections - 2),
         checks={name: check() is None for name, check in at_once.items()},
         counters=watch.latest().counters,
+        durability_problems=len(durability.problems),
     )
     status = None
     if settings.status_page == "on":
-        status = Status(metrics, at_once, _where(configuration.database))
+        status = Status(metrics, at_once, _where(configuration.database), durability)
     app = make_app(
         allocator,
         limits,
@@ -196,13 +215,23 @@ def _where(database: DatabaseURL) -> dict[str, str]:
 
 
 def make_watch(
-    configuration: Configuration, allocator: Allocator, troubles: Troubles
+    configuration: Configuration,
+    allocator: Allocator,
+    troubles: Troubles,
+    durability: DurabilityMonitor,
 ) -> health.Watch:
     """The watch of a service, with a database object of its own: the committer shares nothing."""
-    store = make_store(configuration)
+    store = make_store(configuration, durability=durability)
+
+    def require() -> None:
+        if durability.problems:
+            # Without waiting for a new session, so that the warning ends with its reason.
+            store.check_session()
+        schema.require(store)
+
     return health.Watch(
         store,
-        lambda: schema.require(store),
+        require,
         lambda: allocator.floors,
         troubles=troubles,
         close_each=configuration.database.kind == "sqlite",

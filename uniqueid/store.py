@@ -19,10 +19,14 @@ from pony.orm import Database, PrimaryKey, Required, db_session
 
 from uniqueid.database_errors import TRANSIENT, Cause, LostUpdate, classify, explain
 from uniqueid.database_url import DatabaseURL
+from uniqueid.dialects import DIALECTS
+from uniqueid.dialects.base import LOCK_WAIT, ServerDialect
+from uniqueid.durability import DurabilityMonitor
 from uniqueid.entries import Entry, now
 from uniqueid.equal_modes import EqualModes
 from uniqueid.errors import (
     MAX_ID,
+    SYNC,
     CounterExhausted,
     CounterRegressed,
     DatabaseUnavailable,
@@ -33,14 +37,12 @@ from uniqueid.errors import (
     SchemaError,
     TooManyModes,
     UniqueIDError,
+    UnsafeSession,
 )
 from uniqueid.journal import Journal, Placed, Plan, Record
-from uniqueid.providers import LOCK_WAIT, binding
+from uniqueid.providers import binding
 
 log = logging.getLogger(__name__)
-
-SYNC = "run 'pacifica-uniqueid-cmd dbsync'"
-"""What mends an absent or old schema."""
 
 # The first wait after a conflict, and the longest: full jitter (AWS Architecture Blog,
 # "Exponential Backoff And Jitter") between 0 and the doubled step. A lost connection waits longer.
@@ -107,6 +109,7 @@ class Store:
     :param create: whether SQLite may make its file.
     :param timeout: seconds for a connection to be made and for an answer to a statement.
     :param on_retry: told the cause of each transaction that is tried again.
+    :param durability: takes the result of the checks in each new session.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class Store:
         create: bool = False,
         timeout: float = 10,
         on_retry: Callable[[Cause], None] = lambda cause: None,
+        durability: DurabilityMonitor | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -128,6 +132,7 @@ class Store:
         # Longer than a statement may wait for a lock.
         self._timeout = max(LOCK_WAIT + 1, timeout)
         self._on_retry = on_retry
+        self._durability = durability or DurabilityMonitor()
         self._clock = clock
         self._sleep = sleep
         self._left: dict[str, _Left] = {}
@@ -138,6 +143,7 @@ class Store:
         self._transact_recorded = db_session(serializable=True)(self._advance_recorded)
         self._read = db_session(self._select_counters)
         self._ask = db_session(self._ping)
+        self._check = db_session(self._check_session)
         self._new_database()
 
     def _new_database(self) -> None:
@@ -181,6 +187,7 @@ class Store:
                 create=self._create,
                 connect_timeout=min(self._timeout, 5),
                 answer_timeout=self._timeout,
+                durability=self._durability,
             )
             try:
                 self.database.bind(provider, **arguments)
@@ -236,6 +243,9 @@ class Store:
                     attempts,
                 )
                 return
+            except UnsafeSession:
+                # Waiting changes no variable.
+                raise
             except DatabaseUnavailable as error:
                 if self.url.kind == "sqlite" and not _is_locked(error):
                     # Time would not mend it.
@@ -301,6 +311,13 @@ class Store:
         """
         self._once(self._ask)
 
+    def check_session(self) -> None:
+        """Check the settings of this thread's session, and its server's, again.
+
+        :raises DatabaseUnavailable: when they may not be used, or the database does not answer.
+        """
+        self._once(self._check)
+
     def _once(self, question: Callable[[], Any]) -> Any:
         """Ask, and once more if the connection turns out to have been lost since the last use."""
         self.open()
@@ -323,6 +340,12 @@ class Store:
 
     def _ping(self) -> None:
         self.database.select("SELECT 1", {}, {})
+
+    def _check_session(self) -> None:
+        dialect = DIALECTS[self.url.kind]
+        if isinstance(dialect, ServerDialect):
+            with self.database.get_connection().cursor() as cursor:
+                self._durability.report(dialect.check_session(cursor))
 
     def need_journal(self) -> None:
         """See that there is a table for entries.
@@ -431,6 +454,9 @@ class Store:
             return self._move_alone(mode, count, floors)
         except _OneMode:
             self._on_retry(Cause.LOCK_TIMEOUT)
+        except DatabaseUnavailable:
+            # SQLite's file is another one, and has no safe session.
+            return None
         except Exception as error:
             cause = classify(error)
             if cause is None:
@@ -460,6 +486,7 @@ class Store:
             # Not here: it can take long.
             return None
         next_id = left.next_id + count
+        connection = None
         try:
             connection, is_new = provider.connect()
             if is_new:
@@ -479,6 +506,9 @@ class Store:
             self._left.pop(mode, None)
             self._raise_for_mode(mode, error)
             raise
+        finally:
+            if connection is not None:
+                provider.end_alone(connection)
         if cursor.rowcount != 1:
             left.alone = False
             return None

@@ -33,6 +33,7 @@ FEATURES: dict[str, Values] = {
             "request_timeout": 0.5,
             "connect_attempts": 30,
             "connect_wait": 2,
+            "durability": "require",
             "log_level": "debug",
             "journal": "off",
             "journal_ttl": 31536000,

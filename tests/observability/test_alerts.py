@@ -34,6 +34,7 @@ CASES = {
         "uniqueid_build_info": "1x60 _x60",
         "up": "1x60 0x60",
     },
+    "UniqueIDDurability": {"uniqueid_durability_problems": "1x120"},
     "UniqueIDRetriesHigh": {
         "uniqueid_transaction_retries_total{cause='deadlock'}": "0+50x120",
         "uniqueid_transactions_total": "0+100x120",
@@ -51,6 +52,7 @@ WELL = {
     "up": "1x120",
     "uniqueid_build_info": "1x120",
     "uniqueid_ready": "1x120",
+    "uniqueid_durability_problems": "0x120",
     "uniqueid_check_ok{check='counters'}": "1x120",
     "uniqueid_counter_regressions_total{mode='file'}": "0x120",
     "uniqueid_transactions_total": "0+100x120",

@@ -7,11 +7,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import resources
 
 from uniqueid import __version__, threads
+from uniqueid.durability import DurabilityMonitor
 from uniqueid.errors import MAX_ID
 from uniqueid.metrics import OTHER, SECONDS, Metrics
 
@@ -191,6 +192,7 @@ class Status:
 
     :param checks: what `/readyz` asks, answered at once.
     :param database: kind and host of the database, and nothing else of its URL.
+    :param durability: knows what is wrong with the server's variables.
     """
 
     def __init__(
@@ -198,6 +200,7 @@ class Status:
         metrics: Metrics,
         checks: Mapping[str, Callable[[], str | None]],
         database: Mapping[str, str],
+        durability: DurabilityMonitor | None = None,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -205,6 +208,7 @@ class Status:
         self._metrics = metrics
         self._checks = checks
         self._database = database
+        self._durability = durability or DurabilityMonitor()
         self._clock = clock
         self._started = clock()
 
@@ -222,6 +226,7 @@ class Status:
             "database": dict(self._database),
             "ready": not any(found.values()),
             "checks": {name: reason or "ok" for name, reason in found.items()},
+            "durability_problems": [asdict(problem) for problem in self._durability.problems],
             "waiting": state.waiting,
             "reconnects": state.reconnects,
             "regressions": sum(self._metrics.regressions.values()),

@@ -179,6 +179,9 @@ async function refresh() {
     $("token-form").hidden = true;
     const problems = Object.entries(status.checks).filter(([, said]) => said !== "ok")
       .map(([name, said]) => `${WORDS[name] || name}: ${said}`);
+    for (const { variable, value, needed, remedy } of status.durability_problems) {
+      problems.push(`The database server can lose committed transactions: ${variable} is ${value}, needed is ${needed}: ${remedy}`);
+    }
     if (status.ready) showHealth("good", "Ready: hands out IDs", problems);
     else showHealth("bad", "Not ready: refuses requests", problems);
     showFacts(status);

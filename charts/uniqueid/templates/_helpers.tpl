@@ -144,7 +144,7 @@ true
 {{- end -}}
 
 {{- define "uniqueid.configFile" -}}
-{{- $database := list "connect_attempts" "connect_wait" -}}
+{{- $database := list "connect_attempts" "connect_wait" "durability" -}}
 {{- range $section := list "database" "uniqueid" }}
 [{{ $section }}]
 {{- range $name, $value := $.Values.settings }}
