@@ -19,10 +19,6 @@ from fault_proxy import Proxy
 from history import is_503, is_regressed
 from load import MODES
 
-from uniqueid import schema
-from uniqueid.database_url import parse
-from uniqueid.store import Store
-
 POLICIES = ("advance", "stop")
 
 
@@ -176,36 +172,6 @@ def test_sqlite_file_replaced_by_an_older_copy(policy: str, new_url: Callable[[s
         check_what_is_said(cell, policy)
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-
-
-def test_the_log_of_a_replaced_file_is_not_applied_to_the_new_one(tmp_path: Path) -> None:
-    """Also when it is not the log that there was before the last connection."""
-    path, copy = tmp_path / "db.sqlite3", tmp_path / "copy.sqlite3"
-    store = Store(parse(f"sqlite:///{path}", "url", "test"), create=True)
-    schema.sync(store)
-
-    def advance() -> None:
-        store.advance({"file": 1}, {}, deadline=time.monotonic() + 60)
-
-    def log() -> int:
-        return Path(f"{path}-wal").stat().st_ino
-
-    for _time in range(2):
-        advance()
-    before = log()
-    store.disconnect()
-    # They take the log's number, or the next log might have the same.
-    for number in range(10):
-        (tmp_path / f"other {number}").touch()
-    advance()
-    assert log() != before
-    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
-        source.backup(target)
-    for _time in range(5):
-        advance()
-    os.replace(copy, path)
-    assert store.counters() == {"file": 4}
-    store.disconnect()
 
 
 def test_sqlite_file_overwritten_in_place(new_url: Callable[[str], str]) -> None:
