@@ -1,10 +1,11 @@
-# make run     serve on http://localhost:8051 from a SQLite file in this directory
-# make test    everything, on real databases and servers
-# make check   what takes seconds
-# make image   the container image, with docker, podman or buildah
-# make chaos   the fault tests for MINUTES=30; CLIENTS=1 has one client ask in most of them (else 16)
-# make bench   requests per second, side by side; bench-full takes more clients, and half an hour
-# make clean   remove what these made; databases are kept
+# make run       serve on http://localhost:8051 from a SQLite file in this directory
+# make check     ruff, mypy and the unit tests: seconds
+# make test      these, the databases under uWSGI, and the core faults: minutes
+# make test-all  everything that is not in make test: caches, image, chart, browser, all faults, ...
+# make image     the container image, with docker, podman or buildah
+# make chaos     the fault tests for MINUTES=30; CLIENTS=1 has one client ask in most of them (else 16)
+# make bench     requests per second, side by side; bench-full takes more clients, and half an hour
+# make clean     remove what these made; databases are kept
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,21 +17,29 @@ BENCH_ARGS ?=
 # More than there are CPUs: the tests wait for servers most of the time.
 TEST_PROCESSES ?= 4
 
-.PHONY: run test check lint packages chaos image bench bench-full clean
+.PHONY: run test test-all check lint packages packages-all chaos image bench bench-full clean
 .DELETE_ON_ERROR:
 
+# The tables are created once: later an empty database is more likely a lost one.
 run: $(VENV)/run
-	$(BIN)/pacifica-uniqueid-cmd dbsync
+	$(BIN)/pacifica-uniqueid-cmd dbsync $(if $(wildcard $(VENV)/created),--no-create)
+	@touch $(VENV)/created
 	exec $(BIN)/uwsgi --ini uwsgi.ini $(UWSGI_ARGS)
 
-# Packages come while the environment is made. tests/side_by_side.py has the groups of tests.
+# tests/suites.py has the tests of each suite, tests/side_by_side.py their groups.
+check: lint
+	$(BIN)/pytest -q -n $(TEST_PROCESSES) --suite=unit
+
+# Debian's packages come while the environment is made.
 test:
 	@PYTHON=$(PYTHON) .ci/setup run
 	@$(MAKE) --no-print-directory -j2 packages lint
-	$(BIN)/pytest -n $(TEST_PROCESSES)
+	$(BIN)/pytest -n $(TEST_PROCESSES) --suite=core
 
-check: lint
-	$(BIN)/pytest -q tests/test_*.py
+test-all:
+	@PYTHON=$(PYTHON) .ci/setup run
+	@$(MAKE) --no-print-directory -j2 packages-all $(VENV)/test-all
+	$(BIN)/pytest -n $(TEST_PROCESSES) --suite=rest
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .
@@ -40,6 +49,9 @@ lint: $(VENV)/test
 packages:
 	@PYTHON=$(PYTHON) .ci/setup test
 
+packages-all:
+	@PYTHON=$(PYTHON) .ci/setup all
+
 image:
 	.ci/image $(IMAGE_ARGS)
 
@@ -47,15 +59,15 @@ image:
 chaos: MINUTES ?= 30
 chaos: CLIENTS ?= 16
 chaos: $(VENV)/test
-	.ci/setup test
+	.ci/setup all
 	CHAOS_MINUTES=$(MINUTES) CHAOS_CLIENTS=$(CLIENTS) $(BIN)/pytest tests/chaos
 
-bench: $(VENV)/test
-	.ci/setup test
+bench: $(VENV)/test-all
+	.ci/setup all
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
 
-bench-full: $(VENV)/test
-	.ci/setup test
+bench-full: $(VENV)/test-all
+	.ci/setup all
 	$(BIN)/python benchmarks/bench.py --clients 1,8,32,64,256 --rounds 5 --seconds 3 $(BENCH_ARGS)
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/client.py
@@ -87,4 +99,8 @@ $(VENV)/run: $(VENV)/uwsgi $(VENV)/wheel
 
 $(VENV)/test: $(VENV)/run
 	@$(BIN)/pip -q --disable-pip-version-check install "$$(echo $(VENV)/dist/*.whl)[test]"
+	@touch $@
+
+$(VENV)/test-all: $(VENV)/test
+	@$(BIN)/pip -q --disable-pip-version-check install "$$(echo $(VENV)/dist/*.whl)[test-all]"
 	@touch $@

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import NoReturn
 
 from uniqueid import (
@@ -24,6 +26,8 @@ from uniqueid.durability import DurabilityProblem
 from uniqueid.errors import MAX_ID, ConfigError, TooManyModes, UniqueIDError
 from uniqueid.store import Advanced, Store
 from uniqueid.validation import MAX_MODE_LENGTH, is_mode
+
+log = logging.getLogger(__name__)
 
 _UNUSABLE = 2
 """The exit status for a command line or a setting that cannot be used, as argparse's own."""
@@ -65,7 +69,19 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "dbsync", help="create the tables, or bring old ones up to date; counters keep their values"
     )
-    command.add_argument(
+    which = command.add_mutually_exclusive_group()
+    which.add_argument(
+        "--no-create",
+        action="store_true",
+        help="refuse a database without tables: new tables start every mode at 1",
+    )
+    which.add_argument(
+        "--create-until",
+        metavar="TIME",
+        type=_time,
+        help="refuse it from this time on (UTC, as 2026-01-31T12:00:00Z)",
+    )
+    which.add_argument(
         "--to",
         metavar="VERSION",
         choices=["{}.{}".format(*schema.OLD)],
@@ -123,13 +139,26 @@ def _load(arguments: argparse.Namespace) -> config.Configuration:
 def _dbsync(arguments: argparse.Namespace) -> int:
     configuration = _load(arguments)
     settings = configuration.settings
-    store = service.make_store(configuration, create=arguments.to is None)
+    until = arguments.create_until
+    create = until is None or datetime.now(UTC) < until
+    create &= arguments.to is None and not arguments.no_create
+    store = service.make_store(configuration, create=create)
+    if (
+        not create
+        and arguments.to is None
+        and store.url.kind == "sqlite"
+        and not os.path.lexists(store.url.database)
+    ):
+        raise schema.no_tables(store)
     store.connect(settings.connect_attempts, settings.connect_wait)
     if arguments.to is not None:
         schema.step_back(store)
         print("the schema has version {}.{}".format(*schema.OLD))
         return 0
-    for step in schema.sync(store):
+    steps = schema.sync(store, create=create)
+    if schema.CREATE in steps:
+        log.warning(logs.Event("new counters created, every mode starts at 1", database=store.url))
+    for step in steps:
         print(step)
     print("the schema has version {}.{}".format(*schema.CURRENT))
     return 0
@@ -159,6 +188,18 @@ def _whole(highest: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def _time(text: str) -> datetime:
+    try:
+        time_ = datetime.fromisoformat(text)
+    except ValueError:
+        time_ = None
+    if time_ is None or time_.tzinfo is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be a time with its offset, as 2026-01-31T12:00:00Z"
+        )
+    return time_
 
 
 def _mode(text: str) -> str:

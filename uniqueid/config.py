@@ -426,6 +426,10 @@ def _choose(
     for variable in row.legacy_variables:
         if variable in environ:
             return environ[variable], variable
+    if row.name == "url":
+        url = database_url.from_parts(environ)
+        if url is not None:
+            return url, "PEEWEE_PROTO, PEEWEE_ADDR, ..."
     return row.default, "default"
 
 

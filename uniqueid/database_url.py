@@ -8,7 +8,7 @@ behind three slashes (relative to the working directory) or four (absolute).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -47,6 +47,7 @@ _OPTIONS: dict[Kind, frozenset[str]] = {
     ),
 }
 _IGNORED_OPTIONS = _POOL_OPTIONS | {"charset"}
+_PARTS = ("PROTO", "USER", "PASS", "ADDR", "PORT", "DATABASE")
 
 
 @dataclass(frozen=True)
@@ -148,3 +149,42 @@ def _sqlite_path(path: str, netloc: str, refuse: Callable[[str], ConfigError]) -
 
 
 __all__ = ["SCHEMES", "DatabaseURL", "Kind", "hide_password", "parse"]
+
+
+def from_parts(environ: Mapping[str, str]) -> str | None:
+    """The URL that the legacy image's ``PEEWEE_PROTO``, ``_USER``, ``_PASS``, ``_ADDR``, ``_PORT``
+    and ``_DATABASE`` describe, percent-encoded.
+
+    :returns: None when there is none of them.
+    :raises ConfigError: when parts are missing or cannot be used.
+    """
+    given = {part: environ.get(f"PEEWEE_{part}", "") for part in _PARTS}
+    if not any(given.values()):
+        return None
+
+    def refuse(part: str, reason: str) -> ConfigError:
+        shown = None if part == "PASS" else given[part]
+        return ConfigError("[database] url", shown, f"PEEWEE_{part}", reason)
+
+    protocol = given["PROTO"]
+    if protocol.removesuffix("+pool") not in SCHEMES:
+        raise refuse("PROTO", f"must be one of {', '.join(SCHEMES)}")
+    if not given["DATABASE"]:
+        raise refuse("DATABASE", "must name the database")
+    if SCHEMES[protocol.removesuffix("+pool")] == "sqlite":
+        return f"{protocol}:///{quote(given['DATABASE'])}"
+    if not given["ADDR"]:
+        raise refuse("ADDR", "must name the database's host")
+    if given["PORT"] and not (given["PORT"].isdecimal() and int(given["PORT"]) < 65536):
+        raise refuse("PORT", "must be a number from 0 to 65535")
+    if given["PASS"] and not given["USER"]:
+        raise refuse("USER", "must be given with a password")
+    place = f"[{given['ADDR']}]" if ":" in given["ADDR"] else quote(given["ADDR"], safe="")
+    if given["PORT"]:
+        place += f":{given['PORT']}"
+    if given["USER"]:
+        user = quote(given["USER"], safe="")
+        if given["PASS"]:
+            user += ":" + quote(given["PASS"], safe="")
+        place = f"{user}@{place}"
+    return f"{protocol}://{place}/{quote(given['DATABASE'], safe='')}"

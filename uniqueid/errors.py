@@ -12,6 +12,13 @@ SYNC = "run 'pacifica-uniqueid-cmd dbsync'"
 """What repairs an absent or old schema, or a missing key."""
 
 
+SYNC_NEW = (
+    f"if the counters are to start at 1 there, {SYNC}; otherwise correct [database] url, or mount"
+    " the volume that the counters are on"
+)
+"""What to do where the service finds no tables."""
+
+
 class UniqueIDError(Exception):
     """Any error this service raises on purpose; its text is fit for an operator or a caller."""
 

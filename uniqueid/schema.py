@@ -11,6 +11,7 @@ that `step_back` has to come before it.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from pony.orm import db_session
 from uniqueid.database_errors import TRANSIENT, classify, explain
 from uniqueid.dialects import DIALECTS
 from uniqueid.dialects.base import Select, TableProblem
-from uniqueid.errors import SYNC, DatabaseUnavailable, SchemaError, UnsafeSession
+from uniqueid.errors import SYNC, SYNC_NEW, DatabaseUnavailable, SchemaError, UnsafeSession
 from uniqueid.journal import COLUMN_TYPE, statements
 from uniqueid.store import Store
 from uniqueid.table_checks import COUNTERS, JOURNAL, check_tables
@@ -47,7 +48,7 @@ class Found:
 
     def __str__(self) -> str:
         if self.version is None:
-            return "the database has no tables yet"
+            return "it has no tables yet"
         version = "the schema has version {}.{}".format(*self.version)
         return f"{version} with a 32-bit counter" if self.narrow else version
 
@@ -78,13 +79,19 @@ def pending(store: Store) -> list[str]:
     return [name for name, wanted, _apply in _MIGRATIONS if wanted(found)]
 
 
-def sync(store: Store) -> list[str]:
+CREATE = "create the counters"
+"""The step of `sync` after which every mode starts at 1."""
+
+
+def sync(store: Store, *, create: bool = True) -> list[str]:
     """Bring an empty or old schema to the current version; counters keep their values.
 
     In one transaction, except on MySQL, whose DDL commits by itself; each step can be repeated.
 
+    :param create: whether tables may be created in a database that has none.
     :returns: what was done.
-    :raises SchemaError: when the schema is newer than this release.
+    :raises SchemaError: when the schema is newer than this release, and when there are no tables
+        and none may be created.
     :raises DatabaseUnavailable: when the database does not answer or refuses.
     """
     store.open()
@@ -94,6 +101,8 @@ def sync(store: Store) -> list[str]:
                 found = _inspect(store)
                 _refuse_newer(found)
                 _refuse_broken(found)
+                if found.version is None and not create:
+                    raise no_tables(store)
                 done = []
                 for name, wanted, apply in _MIGRATIONS:
                     if wanted(found):
@@ -107,6 +116,21 @@ def sync(store: Store) -> list[str]:
                 raise DatabaseUnavailable(explain(error)) from error
             log.info("another process changes the schema; trying again: %s", explain(error))
     raise AssertionError("unreachable")
+
+
+def no_tables(store: Store) -> SchemaError:
+    """Why ``dbsync --no-create`` changes nothing, and what to do."""
+    if store.url.kind == "sqlite" and not os.path.lexists(store.url.database):
+        found = f"there is no file {store.url.database}"
+    else:
+        found = f"the database {store.url} has no tables"
+    return SchemaError(
+        found,
+        "dbsync may not create tables here, since every mode would start at 1. If the counters are"
+        " in another database, correct the URL or move them (docs/operating.md, Moving to another"
+        " database). To start new counters deliberately, run dbsync without --no-create, or set"
+        " database.initialize=true in the Helm chart for one upgrade",
+    )
 
 
 def step_back(store: Store) -> bool:
@@ -136,7 +160,10 @@ def require(store: Store) -> Found:
     found = inspect(store)
     _refuse_newer(found)
     _refuse_broken(found)
-    if found.version is None or found.version[0] < CURRENT[0] or found.narrow:
+    if found.version is None:
+        # More likely the wrong database than a new one.
+        raise SchemaError(f"the database {store.url} has no tables yet", SYNC_NEW)
+    if found.version[0] < CURRENT[0] or found.narrow:
         raise SchemaError(str(found), SYNC)
     for problem in found.problems:
         raise SchemaError(problem.found, problem.remedy)
@@ -284,7 +311,7 @@ def _execute(store: Store, sql: str) -> None:
 
 
 _MIGRATIONS: list[tuple[str, Callable[[Found], bool], Callable[[Store, Found], None]]] = [
-    ("create the counters", lambda found: found.version is None, _create_counters),
+    (CREATE, lambda found: found.version is None, _create_counters),
     ("widen the counters to 64 bits", lambda found: found.narrow, _widen_counters),
     ("add missing unique keys", lambda found: bool(found.problems), _repair_tables),
     (

@@ -27,6 +27,7 @@ from uniqueid.equal_modes import EqualModes
 from uniqueid.errors import (
     MAX_ID,
     SYNC,
+    SYNC_NEW,
     CounterExhausted,
     CounterRegressed,
     DatabaseUnavailable,
@@ -275,7 +276,7 @@ class Store:
                 reason = "this user may not read and write it, or it leads nowhere"
         elif not self._create:
             # Waiting would not make it appear, and a fresh one would start at 1.
-            raise SchemaError(f"there is no file {path} yet", SYNC)
+            raise SchemaError(f"there is no file {path} yet", SYNC_NEW)
         elif not os.path.isdir(directory):
             reason = f"there is no directory {directory}"
         elif not os.access(directory, os.W_OK | os.X_OK):

@@ -187,6 +187,11 @@ class Container:
         command.insert(len(PODMAN) + 1, "--detach")
         call(*command)
 
+    def sync(self) -> None:
+        """Create the tables, as each documented start does it once."""
+        answer = self.run("pacifica-uniqueid-cmd", "dbsync")
+        assert answer.returncode == 0, answer.stderr
+
     def start(self) -> None:
         """Start, and return when it serves."""
         self.launch()
@@ -200,8 +205,12 @@ class Container:
         wait_until(ready, "the container serving", 2 * START_TIMEOUT)
 
     def ready(self) -> bool:
+        return self.responds("/readyz")
+
+    def responds(self, path: str) -> bool:
+        """Whether a path is answered with 200."""
         with contextlib.suppress(OSError, http.client.HTTPException):
-            return self.get("/readyz")[0] == 200
+            return self.get(path)[0] == 200
         return False
 
     def state(self) -> str:

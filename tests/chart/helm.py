@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -157,13 +158,23 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def without_time(text: str) -> str:
+    """Manifests without the time that an installation may create tables until."""
+    return re.sub(r'"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"', '"TIME"', text)
+
+
 def parse(text: str) -> list[Manifest]:
     """The manifests of a stream of YAML documents."""
     return [document for document in yaml.load_all(text, _Strict) if document]
 
 
 def render(values: object = None, major: int = 4) -> list[Manifest]:
-    """What `helm template` makes of values."""
+    """What `helm template` makes of values, the same each time."""
+    return parse(without_time(_rendered(json.dumps(values or {}), major)))
+
+
+def render_now(values: object = None, major: int = 4) -> list[Manifest]:
+    """The same with the time until which an installation may create tables."""
     return parse(_rendered(json.dumps(values or {}), major))
 
 

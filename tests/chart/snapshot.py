@@ -12,4 +12,4 @@ if __name__ == "__main__":
     import helm
 
     answer = helm.run(4, "template", "uniqueid", str(helm.CHART), "-n", "science")
-    (HERE / "defaults.yaml").write_text(answer.stdout)
+    (HERE / "defaults.yaml").write_text(helm.without_time(answer.stdout))

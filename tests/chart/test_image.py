@@ -155,6 +155,7 @@ def test_the_image_has_no_tools_to_build_with(image: dict[str, Any]) -> None:
 def test_a_hardened_container_serves(image: dict[str, Any], data: Path) -> None:
     """Read-only, without capabilities and privileges, in 128 MiB: it serves from SQLite."""
     with container(data=data) as box:
+        box.sync()
         box.start()
         assert box.allocate("file", 10) == (1, 10)
         status = box.exec("cat", "/proc/1/status")
@@ -180,6 +181,7 @@ def test_the_health_check_takes_no_id(image: dict[str, Any], data: Path) -> None
     check = image["Healthcheck"]
     assert check["Test"][0] == "CMD"
     with container(data=data) as box:
+        box.sync()
         box.options = [o for o in box.options if "uwsgi.ini" not in o and "--network" not in o]
         box.options.append("--network=none")
         box.launch()
@@ -207,6 +209,7 @@ def test_an_unhealthy_service_is_told(image: dict[str, Any]) -> None:
 def test_sigterm_answers_what_was_accepted(image: dict[str, Any], data: Path) -> None:
     """Requests that wait for the database when SIGTERM comes are all answered, then it ends."""
     with container(data=data, environment={"UNIQUEID_REQUEST_TIMEOUT": "50"}) as box:
+        box.sync()
         box.start()
         box.allocate("file", 1)
         lock = sqlite3.connect(data / "db.sqlite3", isolation_level=None, check_same_thread=False)
@@ -232,6 +235,7 @@ def test_sigterm_answers_what_was_accepted(image: dict[str, Any], data: Path) ->
 def test_data_survives(image: dict[str, Any], data: Path) -> None:
     """A killed, restarted and replaced container goes on where the last one stood."""
     with container(data=data) as box:
+        box.sync()
         box.start()
         assert box.allocate("file", 10) == (1, 10)
         containers.podman("kill", "--signal=KILL", box.name)
@@ -241,6 +245,7 @@ def test_data_survives(image: dict[str, Any], data: Path) -> None:
         assert box.allocate("file", 10) == (11, 20)
         containers.podman("stop", "--time=60", box.name)
     with container(data=data) as box:
+        box.sync()
         box.start()
         assert box.allocate("file", 10) == (21, 30)
 
@@ -254,13 +259,25 @@ def test_sqlite_without_a_volume_is_refused(image: dict[str, Any]) -> None:
     assert len(answer.stderr.strip().splitlines()) == 1
 
 
-def test_counters_in_the_container_itself_are_warned_of(image: dict[str, Any]) -> None:
-    """Without --read-only it serves, and the first line says that the counters will go with it."""
+def test_a_volume_that_is_not_mounted_starts_no_counters(image: dict[str, Any]) -> None:
+    """Without --read-only the container has an empty /data of its own: the start refuses it."""
     with container() as box:
         box.options.remove("--read-only")
-        box.start()
-        assert box.allocate("file", 1) == (1, 1)
-        assert "every mode starts at 1 again. Mount a volume at /data" in box.logs()
+        answer = box.run()
+    assert answer.returncode == 1
+    assert "every mode starts at 1 again. Mount a volume at /data" in answer.stderr
+    assert "there is no file /data/db.sqlite3 yet" in answer.stderr
+    assert "mount the volume that the counters are on" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_an_old_switch_creates_nothing(image: dict[str, Any], data: Path) -> None:
+    """UNIQUEID_DBSYNC is ignored with a line that names the command."""
+    with container(data=data, environment={"UNIQUEID_DBSYNC": "1"}) as box:
+        answer = box.run()
+    assert answer.returncode == 1
+    assert "UNIQUEID_DBSYNC is ignored" in answer.stderr
+    assert not list(data.iterdir())
 
 
 def test_the_documented_backup_is_a_database(image: dict[str, Any], data: Path) -> None:
@@ -268,6 +285,7 @@ def test_the_documented_backup_is_a_database(image: dict[str, Any], data: Path) 
     text = (CHECKOUT / "docs/kubernetes.md").read_text()
     (program,) = re.findall(r"-- python3 -c '\n(.*?)'\n", text, re.DOTALL)
     with container(data=data) as box:
+        box.sync()
         box.start()
         assert box.allocate("file", 7) == (1, 7)
         box.exec("python3", "-c", program)
@@ -296,7 +314,11 @@ def test_the_old_container_s_environment_means_the_same(
         answer = box.run()
         assert answer.returncode == 1
         assert "dbsync" in answer.stderr, "the tables of a shared database are made when told to"
-    with container(environment={**environment, "UNIQUEID_DBSYNC": "1"}) as box:
+    with container(environment=environment) as box:
+        synced = box.run("pacifica-uniqueid-cmd", "dbsync")
+        assert synced.returncode == 0, synced.stderr
+        assert "new counters created" in synced.stderr
+    with container(environment=environment) as box:
         box.start()
         assert box.allocate("file", 3) == (1, 3)
         arguments = box.exec("sh", "-c", "cat /proc/[0-9]*/cmdline")
@@ -335,9 +357,9 @@ def test_the_chart_s_memory_is_enough_for_64_clients(
     if kind != "sqlite":
         server = request.getfixturevalue(kind)
         environment["UNIQUEID_DATABASE_URL"] = server.url(server.new_database())
-        environment["UNIQUEID_DBSYNC"] = "1"
     with container(data=data, environment=environment) as box:
         assert f"--memory={limit.removesuffix('i').lower()}" in box.options
+        box.sync()
         box.start()
         ranges = box.load("file", CLIENTS, 40)
         assert len(ranges) == CLIENTS * 40
@@ -385,7 +407,6 @@ def test_a_start_that_waits_for_the_database_can_be_stopped(image: dict[str, Any
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
-        ({"UNIQUEID_DBSYNC": "yes"}, "UNIQUEID_DBSYNC = 'yes' (the environment): must be 1 or 0"),
         ({"PEEWEE_PROTO": "oracle"}, "= 'oracle' (PEEWEE_PROTO): must be one of sqlite"),
         ({"UNIQUEID_MAX_RANGE": "all"}, "max_range = 'all' (UNIQUEID_MAX_RANGE): must be a whole"),
     ],
@@ -416,7 +437,7 @@ def test_a_command_runs_in_the_image(image: dict[str, Any], data: Path) -> None:
 
 def _run_pod(values: dict[str, Any], data: Path, path: Path) -> containers.Container:
     """The service's container of a rendered pod, after its init containers have run."""
-    manifests = helm.render(values)
+    manifests = helm.render_now(values)
     pod = helm.service_pod(manifests)
     files = [m["data"] for m in manifests if m["kind"] == "ConfigMap"]
     config = files[0] if files else {}
@@ -494,3 +515,59 @@ def test_the_image_has_what_pre_stop_needs(image: dict[str, Any]) -> None:
     with container() as box:
         box.options += [f"--entrypoint={program}"]
         assert box.run("0").returncode == 0
+
+
+# -- the documented kubectl lines ----------------------------------------------------------------
+
+
+def kubectl_exec_lines() -> set[str]:
+    """What the documentation and the notes run in the service's container."""
+    pages = [*(CHECKOUT / "docs").glob("*.md"), CHECKOUT / "README.md"]
+    pages += [helm.CHART / "README.md", helm.CHART / "templates/NOTES.txt"]
+    lines = set()
+    for page in pages:
+        for line in page.read_text().splitlines():
+            found = re.search(r"kubectl .*exec .*-c uniqueid -- ([^>`]+)", line)
+            if found:
+                lines.add(found[1].strip())
+    return lines
+
+
+def test_each_kubectl_line_reaches_the_database_of_the_service(
+    image: dict[str, Any], data: Path, mariadb: servers.MariaDB
+) -> None:
+    """With database.host, as the chart sets it: commands use the database of the service."""
+    lines = kubectl_exec_lines()
+    # The copy of a SQLite file has a test of its own, above.
+    lines -= {"python3 -c '", "cat /data/backup.sqlite3", "rm /data/backup.sqlite3"}
+    assert lines == {
+        "pacifica-uniqueid-cmd show --json",
+        "pacifica-uniqueid-cmd fence --adopt",
+    }
+    name = mariadb.new_database()
+    environment = {
+        "PEEWEE_PROTO": "mysql",
+        "PEEWEE_USER": mariadb.USER,
+        "PEEWEE_PASS": mariadb.PASSWORD,
+        "PEEWEE_ADDR": "127.0.0.1",
+        "PEEWEE_PORT": str(mariadb.port),
+        "PEEWEE_DATABASE": name,
+    }
+    with container(data=data, environment=environment) as box:
+        box.sync()
+        mariadb.sql("INSERT INTO uniqueindex VALUES ('file', 42)", name)
+        # As fence.enabled does it, on a database that has counters: not ready until it is adopted.
+        box.options.append("--env=UNIQUEID_FENCE_PATH=/data/fence.json")
+        box.launch()
+        wait_until(lambda: box.responds("/livez"), "the service", 120)
+        assert box.get("/readyz")[0] == 503
+        shown = box.exec(*shlex.split("pacifica-uniqueid-cmd show --json"))
+        assert json.loads(shown)["counters"] == [{"mode": "file", "next_id": 42}]
+        box.exec(*shlex.split("pacifica-uniqueid-cmd fence --adopt"))
+        box.wait_until_ready()
+        assert box.allocate("file", 3) == (42, 44)
+        assert not list(data.glob("db.sqlite3*"))
+        settings = box.exec("pacifica-uniqueid-cmd", "config")
+        assert f"@127.0.0.1:{mariadb.port}/{name}" in settings
+        assert mariadb.PASSWORD not in settings
+        assert "dbchk" not in box.exec("pacifica-uniqueid-cmd", "dbchk")

@@ -228,6 +228,22 @@ uwsgi.ini: |
 {{- end }}
 {{- end -}}
 
+{{/*
+How dbsync runs. New tables start every mode at 1, so only an installation may create them, and only
+for an hour: the manifests of an installation are applied again by a rollback, and its pods by a node
+that restarts.
+*/}}
+{{- define "uniqueid.dbsyncArgs" -}}
+{{- $initialize := dig "initialize" "auto" .Values.database | toString -}}
+{{- if eq $initialize "true" -}}
+[pacifica-uniqueid-cmd, dbsync]
+{{- else if and (eq $initialize "auto") .Release.IsInstall -}}
+[pacifica-uniqueid-cmd, dbsync, --create-until, {{ dateInZone "2006-01-02T15:04:05Z" (now | dateModify "1h") "UTC" | quote }}]
+{{- else -}}
+[pacifica-uniqueid-cmd, dbsync, --no-create]
+{{- end -}}
+{{- end -}}
+
 {{/* What the service and dbsync have in common: the same dict */}}
 {{- define "uniqueid.containerCommon" -}}
 {{- $values := .root.Values -}}
@@ -237,9 +253,6 @@ securityContext:
   {{- toYaml $values.securityContext | nindent 2 }}
 env:
   {{- include "uniqueid.databaseEnv" . | trim | nindent 2 }}
-  # The service only checks the tables.
-  - name: UNIQUEID_DBSYNC
-    value: "0"
   {{- with $values.tokens }}
   {{- if and .existingSecret .allocationKey }}
   - name: UNIQUEID_AUTH_TOKENS_FILE

@@ -57,7 +57,7 @@ spec:
     {{- if eq .Values.dbsync.mode "initContainer" }}
     - name: dbsync
       {{- include "uniqueid.containerCommon" $context | nindent 6 }}
-      args: [pacifica-uniqueid-cmd, dbsync]
+      args: {{ include "uniqueid.dbsyncArgs" . }}
       resources:
         {{- toYaml .Values.jobResources | nindent 8 }}
     {{- end }}
