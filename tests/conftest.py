@@ -11,6 +11,7 @@ import hostile
 import pytest
 import reports
 import servers
+import suites
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
@@ -19,8 +20,14 @@ if TYPE_CHECKING:
 KINDS = ("sqlite", "mariadb", "postgresql")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The suites of `make check`, `make test` and `make test-all`."""
+    parser.addoption("--suite", choices=suites.SUITES, help="run this suite (tests/suites.py)")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The order of tests in each of several processes."""
+    """The tests of the suite, in the order of each of several processes."""
+    suites.select(config, items)
     if hasattr(config, "workerinput"):
         import side_by_side
 
@@ -57,6 +64,8 @@ def mariadb() -> Iterator[servers.MariaDB]:
     server = servers.MariaDB()
     with servers.running(server):
         yield server
+        # An orderly end takes seconds.
+        server.abort()
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +74,8 @@ def postgresql() -> Iterator[servers.PostgreSQL]:
     server = servers.PostgreSQL()
     with servers.running(server):
         yield server
+        # An orderly end takes seconds.
+        server.abort()
 
 
 @pytest.fixture(params=KINDS)

@@ -211,6 +211,10 @@ class Process:
             except subprocess.TimeoutExpired:
                 self.kill()
 
+    def abort(self) -> None:
+        """End it at once; its data are of no use any more."""
+        self.kill()
+
     def remove(self) -> None:
         """End it and remove its directory."""
         self.stop()
@@ -390,6 +394,13 @@ class PostgreSQL(Process):
                 self.process.wait(START_TIMEOUT)
             except subprocess.TimeoutExpired:
                 self.kill()
+
+    def abort(self) -> None:
+        # Immediate shutdown: after a SIGKILL its processes would leave their shared memory behind.
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(signal.SIGQUIT)
+            self.process.wait(START_TIMEOUT)
 
 
 class Service(Process):

@@ -22,7 +22,7 @@ LONGEST = (
 )
 """What takes longest, and is begun first, so that no process is left alone with it at the end."""
 
-APART = ("tests/pythons/", "tests/chaos/")
+APART = ("tests/pythons/", "tests/chaos/", "tests/databases/test_sqlite_file.py")
 """Where each test is a group of its own: they are long, and have little in common."""
 
 

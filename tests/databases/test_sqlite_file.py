@@ -247,17 +247,21 @@ def test_two_services_on_one_file_that_is_replaced(path: Path) -> None:
     url = f"sqlite:///{path}"
     with servers.running(Service(url)) as one, servers.running(Service(url)) as other:
         seen: list[tuple[int, int]] = []
-        for service in (one, other) * 3:
+        for service in (one, other) * 2:
             seen.append(take(service, 5))
             probe(service)
         copy = backup(path)
         os.rename(path, path.with_name("db.old"))
         os.rename(copy, path)
-        for _ in range(3):
-            for service in (one, other):
-                wait_until(lambda at=service: served(at), "service")  # type: ignore[misc]
-                seen.append(take(service, 5))
-                probe(service)
+
+        def both_served() -> bool:
+            # The first that opens the new file waits until the other has left the old one.
+            return [served(one), served(other)] == [True, True]
+
+        wait_until(both_served, "both services on the new file")
+        for service in (one, other) * 2:
+            seen.append(take(service, 5))
+            probe(service)
         one.kill()
         seen.append(take(other, 5))
         other.kill()
