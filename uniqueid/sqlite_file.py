@@ -13,13 +13,17 @@ So:
 4. Nothing here deletes, renames or overwrites a database file or its log.
 
 Which file a log in use belongs to is seen from SQLite's locks. Which file a log belongs to that a
-crash has left is not stored in the log. The service stores the inode number of the file in the
-file's header, as SQLite's `user_version`: a copy has another inode number, so the log next to it is
-not its own.
+crash has left is not stored in the log. Before it commits anything, the service stores a checksum
+of the file's inode number and birth time in the file's header, as SQLite's `user_version`: a copy
+is another inode, so the log next to it is not its own. The inode number alone does not show that,
+since ext4 reuses it at once. A file whose `user_version` is 0 has not been opened by this
+release: a log next to it is another file's, or that of a previous release which crashed, and is
+refused too. A file that is overwritten in place remains the same inode, which is not detected.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import re
@@ -27,6 +31,7 @@ import sqlite3
 import struct
 import sys
 import threading
+import zlib
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
@@ -143,7 +148,7 @@ class SQLiteFile:
                 descriptor = _pin(self._path)
                 if descriptor is not None:
                     undo.callback(os.close, descriptor)
-                    self._check(os.fstat(descriptor))
+                    self._check(descriptor)
             connection = connect()
             undo.callback(connection.close)
             if descriptor is None:
@@ -153,18 +158,19 @@ class SQLiteFile:
             identity = _identity(os.fstat(descriptor))
             if identity != self._find():
                 raise sqlite3.OperationalError("database is locked: the file was just replaced")
-            bind(connection, os.fstat(descriptor).st_ino)
+            bind(connection, _version_of(descriptor))
             undo.pop_all()
         if self._descriptor not in (None, descriptor):
             os.close(self._descriptor)
         self._descriptor, self._identity = descriptor, identity
         return connection
 
-    def _check(self, status: os.stat_result) -> None:
+    def _check(self, descriptor: int) -> None:
         """See that a file may be opened of which this process has no connection.
 
         :raises UnsafeSession: when it may not.
         """
+        status = os.fstat(descriptor)
         if _identity(status) != self._identity:
             check_links(self._path, status)
         path = os.path.realpath(self._path)
@@ -180,11 +186,16 @@ class SQLiteFile:
         if not logs:
             return
         stored = _stored_version(path)
-        # 0: no release that stores it has opened the file, and neither has this process another.
-        if stored == _version_of(status.st_ino) or (stored == 0 and self._identity is None):
+        if stored == _version_of(descriptor):
             return
+        what = (
+            f"{path} was replaced, and {logs[0]} is the log of another file"
+            if stored
+            else f"this release has not opened {path} before, and {logs[0]} is the log of another"
+            " file or of a previous release that crashed"
+        )
         raise UnsafeSession(
-            f"{path} was replaced, and {logs[0]} is the log of another file: if {path} is the file"
+            f"{what}: if {path} is the file"
             f" to serve, remove {logs[0]} and {path}-shm; if the log belongs to it, run"
             f" sqlite3 {path} 'PRAGMA wal_checkpoint(TRUNCATE)'"
         )
@@ -221,17 +232,41 @@ def _is_locked(path: str, start: int, length: int) -> bool:
     return bool(struct.unpack("hhqqi", answer)[0] != fcntl.F_UNLCK)
 
 
-def bind(connection: sqlite3.Connection, inode: int) -> None:
-    """Store the inode number of a file in its header, not only in the log."""
-    version = _version_of(inode)
+def bind(connection: sqlite3.Connection, version: int) -> None:
+    """Store which inode a file is in its header, not only in the log."""
     if connection.execute("PRAGMA user_version").fetchone() != (version,):
         connection.execute(f"PRAGMA user_version = {version}")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
-def _version_of(inode: int) -> int:
-    """The inode number as a `user_version`, which has 31 bits and is 0 in a new file."""
-    return inode & 0x7FFFFFFF or 1
+_AT_EMPTY_PATH = 0x1000
+_STATX_BTIME = 0x800
+_STATX_MASK = struct.Struct("=I")
+_STATX_BIRTH_TIME = struct.Struct("=80xqI")
+"""Seconds and nanoseconds (statx(2), linux/stat.h; the same on all architectures)."""
+
+
+def _birth_time(descriptor: int) -> tuple[int, int]:
+    """When an inode was made; zeros where the system does not tell.
+
+    Python has no call for it. An ordinary descriptor, as ioctl(2) takes it, cannot be used here:
+    closing it releases the locks of this process on the file.
+    """
+    result = ctypes.create_string_buffer(256)
+    try:
+        error = ctypes.CDLL(None).statx(descriptor, b"", _AT_EMPTY_PATH, _STATX_BTIME, result)
+    except (AttributeError, OSError, TypeError):
+        return 0, 0
+    if error or not _STATX_MASK.unpack_from(result)[0] & _STATX_BTIME:
+        return 0, 0
+    seconds, nanoseconds = _STATX_BIRTH_TIME.unpack_from(result)
+    return seconds, nanoseconds
+
+
+def _version_of(descriptor: int) -> int:
+    """Which inode a file is, as a `user_version`: 31 bits, and not the 0 of a new file."""
+    identity = (os.fstat(descriptor).st_ino, *_birth_time(descriptor))
+    return zlib.crc32(repr(identity).encode()) & 0x7FFFFFFF or 1
 
 
 def _stored_version(path: str) -> int:

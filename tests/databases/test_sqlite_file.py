@@ -9,6 +9,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -240,6 +241,90 @@ def test_a_restart_does_not_open_a_foreign_log_either(
     service.start()
     # A new process has no high-water marks: the operator has restored an older copy.
     assert take(service, 1) == (6, 6)
+
+
+def copy_onto_number(copy: Path, path: Path, inode: int) -> None:
+    """Copy a file to a path so that the new file has an inode number that was in use before."""
+    for number in range(1000):
+        candidate = path.with_name(f"candidate {number}")
+        shutil.copy(copy, candidate)
+        if candidate.stat().st_ino == inode:
+            os.rename(candidate, path)
+            return
+    pytest.fail(f"no new file has the inode number {inode}")
+
+
+def restore_from_dump(copy: Path, path: Path) -> None:
+    """Put a file in the place of another that was made of a dump, which has no `user_version`."""
+    restored = path.with_name("restored.sqlite3")
+    with closing(sqlite3.connect(copy)) as source, closing(sqlite3.connect(restored)) as target:
+        target.executescript("\n".join(source.iterdump()))
+        assert target.execute("PRAGMA user_version").fetchall() == [(0,)]
+    os.rename(restored, path)
+
+
+@pytest.mark.parametrize("means", ["copy", "dump"])
+def test_a_restore_after_a_crash_does_not_get_the_log_of_the_previous_file(
+    service: Service, path: Path, means: str, request: pytest.FixtureRequest
+) -> None:
+    """Also when it has the inode number of the previous file, or no `user_version`."""
+    assert take(service, 5) == (1, 5)
+    copy = backup(path)
+    with closing(sqlite3.connect(copy)) as connection, connection:
+        connection.execute('UPDATE uniqueindex SET "index" = 1000')
+    assert take(service, 5) == (6, 10)
+    service.kill()
+    inode = path.stat().st_ino
+    path.unlink()
+    if means == "dump":
+        restore_from_dump(copy, path)
+    elif request.node.callspec.params["directory"] == "ext4":
+        copy_onto_number(copy, path, inode)
+    else:
+        # tmpfs does not reuse inode numbers.
+        shutil.copy(copy, path)
+    log = log_of(path)
+    before = log.read_bytes(), path.read_bytes()
+    result = run_cmd("dbsync", UNIQUEID_DATABASE_URL=service.database_url)
+    assert result.returncode != 0
+    assert f"{log} is the log of another" in result.stderr
+    assert (log.read_bytes(), path.read_bytes()) == before
+    log.unlink()
+    service.start()
+    assert take(service, 1) == (1000, 1000)
+    service.stop()
+    check_integrity(path)
+
+
+# Leaves a log as a process does that is killed: nothing is closed.
+CRASH = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("PRAGMA user_version = 0")
+connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+connection.execute('UPDATE uniqueindex SET "index" = 501')
+connection.commit()
+os._exit(0)
+"""
+
+
+def test_the_log_of_a_previous_release_that_crashed_is_applied_by_the_operator(
+    service: Service, path: Path
+) -> None:
+    """What the error says to do loses no commit of that release, which stored no `user_version`."""
+    assert take(service, 5) == (1, 5)
+    service.stop()
+    subprocess.run([sys.executable, "-c", CRASH, str(path)], check=True)
+    assert log_of(path).stat().st_size
+    result = run_cmd("dbsync", UNIQUEID_DATABASE_URL=service.database_url)
+    assert result.returncode != 0
+    assert "of a previous release that crashed" in result.stderr
+    pragma = "PRAGMA wal_checkpoint(TRUNCATE)"
+    assert f"run sqlite3 {path} '{pragma}'" in result.stderr
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(pragma).fetchall()
+    service.start()
+    assert take(service, 1) == (501, 501)
 
 
 def test_two_services_on_one_file_that_is_replaced(path: Path) -> None:
