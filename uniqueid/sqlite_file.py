@@ -188,6 +188,9 @@ class SQLiteFile:
         stored = _stored_version(path)
         if stored == _version_of(descriptor):
             return
+        if not stored and not self._identity and not logs[0].endswith("-wal"):
+            # The rollback journal of the legacy service, which knows no other.
+            return
         what = (
             f"{path} was replaced, and {logs[0]} is the log of another file"
             if stored
