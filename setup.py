@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(
@@ -43,10 +43,10 @@ setup(
     # Pony supports Python up to 3.14.
     python_requires=">=3.11",
     # pacifica/ has no __init__.py: other Pacifica services share the namespace.
-    packages=["uniqueid", "uniqueid.dialects", "uniqueid.status", "pacifica.uniqueid"],
+    packages=[*find_packages(include=["uniqueid", "uniqueid.*"]), "pacifica.uniqueid"],
     package_data={
         "uniqueid": ["py.typed"],
-        "uniqueid.status": ["*.html", "*.css", "*.js"],
+        "uniqueid.web.status": ["*.html", "*.css", "*.js"],
     },
     install_requires=[
         "bottle>=0.13.2",
@@ -91,8 +91,8 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "pacifica-uniqueid = uniqueid.cli:serve",
-            "pacifica-uniqueid-cmd = uniqueid.cli:main",
+            "pacifica-uniqueid = uniqueid.commands.cli:serve",
+            "pacifica-uniqueid-cmd = uniqueid.commands.cli:main",
         ],
     },
 )

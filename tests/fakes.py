@@ -6,10 +6,10 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from uniqueid.entries import Entry
+from uniqueid.database.journal import Plan, Record
+from uniqueid.database.store import Advanced
 from uniqueid.errors import MAX_ID, CounterExhausted, CounterRegressed, UniqueIDError
-from uniqueid.journal import Plan, Record
-from uniqueid.store import Advanced
+from uniqueid.model import Entry
 
 
 class Clock:

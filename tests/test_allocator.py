@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import wait_until
 
-from uniqueid.allocator import Allocator
-from uniqueid.entries import Entry
+from uniqueid.allocation.allocator import Allocator
 from uniqueid.errors import (
     MAX_ID,
     Closing,
@@ -27,7 +26,8 @@ from uniqueid.errors import (
     TooManyModes,
     Unexpected,
 )
-from uniqueid.metrics import Metrics
+from uniqueid.model import Entry
+from uniqueid.monitoring.metrics import Metrics
 
 
 class Crowd:

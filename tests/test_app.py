@@ -10,9 +10,9 @@ import pytest
 from web import Response, call
 
 from uniqueid import errors
-from uniqueid.app import MAX_BODY, MAX_TARGET, NEVER_CACHED, make_app
-from uniqueid.metrics import Metrics
-from uniqueid.validation import Limits
+from uniqueid.monitoring.metrics import Metrics
+from uniqueid.web.app import MAX_BODY, MAX_TARGET, NEVER_CACHED, make_app
+from uniqueid.web.parameters import Limits
 
 
 class Counting:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from uniqueid.arrival import PATIENCE, Arrival, hold_many, ports
+from uniqueid.runtime.request_timeout import PATIENCE, Arrival, hold_many, ports
 
 
 @pytest.mark.parametrize(

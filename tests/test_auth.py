@@ -12,12 +12,12 @@ from fakes import Clock
 from test_app import Counting, assert_problem
 from web import call
 
-from uniqueid.app import make_app
-from uniqueid.auth import Tokens
 from uniqueid.client import Client, bearer, check_token, read_token
 from uniqueid.errors import ConfigError, Unauthorized
-from uniqueid.metrics import Metrics
-from uniqueid.validation import Limits
+from uniqueid.monitoring.metrics import Metrics
+from uniqueid.web.app import make_app
+from uniqueid.web.auth import Tokens
+from uniqueid.web.parameters import Limits
 
 OPTION = "[uniqueid] auth_tokens_file"
 

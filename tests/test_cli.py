@@ -105,7 +105,7 @@ def test_an_sqlite_path_of_no_use_is_refused_at_once(command: str, tmp_path: Pat
 # Root may do everything, and nobody else need be able to read what these tests run in.
 AS_NOBODY = """
 import os, sys
-from uniqueid import cli
+from uniqueid.commands import cli
 if os.getuid() == 0:
     os.setgid(65534)
     os.setuid(65534)

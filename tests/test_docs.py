@@ -15,7 +15,10 @@ import pytest
 import servers
 from servers import BIN, CHECKOUT
 
-from uniqueid import app, cli, config, metrics, status, validation
+from uniqueid import config
+from uniqueid.commands import cli
+from uniqueid.monitoring import metrics
+from uniqueid.web import app, parameters, status
 
 PAGES = sorted([*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").glob("**/*.md")])
 NAMES = [str(page.relative_to(CHECKOUT)) for page in PAGES]
@@ -85,7 +88,7 @@ def test_every_route_is_documented() -> None:
     routes: dict[str, set[str]] = {}
     counted = metrics.Metrics()
     page = status.Status(counted, {}, {})
-    made = app.make_app(Nobody(), validation.Limits(), metrics=counted, status=page, description={})
+    made = app.make_app(Nobody(), parameters.Limits(), metrics=counted, status=page, description={})
     for route in made.routes:
         if route.callback.__name__ != "refuse":
             routes.setdefault(route.rule, set()).add(route.method)

@@ -17,10 +17,7 @@ from servers import wait_until
 from web import Response, call
 
 from uniqueid import errors
-from uniqueid.allocator import Allocator
-from uniqueid.app import Keeping, make_app
-from uniqueid.auth import Tokens
-from uniqueid.entries import Entry
+from uniqueid.allocation.allocator import Allocator
 from uniqueid.errors import (
     MAX_ID,
     CounterExhausted,
@@ -29,8 +26,11 @@ from uniqueid.errors import (
     KeyInFlight,
     KeyReused,
 )
-from uniqueid.metrics import Metrics
-from uniqueid.validation import Limits
+from uniqueid.model import Entry
+from uniqueid.monitoring.metrics import Metrics
+from uniqueid.web.app import Keeping, make_app
+from uniqueid.web.auth import Tokens
+from uniqueid.web.parameters import Limits
 
 KEY = "8e03978e-40d5-43dd-bc93-6894a57f9324"
 

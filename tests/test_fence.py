@@ -16,8 +16,7 @@ import pytest
 from fakes import FakeStore
 from servers import run_cmd, wait_until
 
-from uniqueid import fence
-from uniqueid.allocator import Allocator
+from uniqueid.allocation.allocator import Allocator
 from uniqueid.errors import (
     MAX_ID,
     CounterRegressed,
@@ -25,7 +24,8 @@ from uniqueid.errors import (
     FenceDamaged,
     FenceUnavailable,
 )
-from uniqueid.fence import FencedStore, Mark
+from uniqueid.fence import store as fence
+from uniqueid.fence.store import FencedStore, Mark
 
 WINDOW = 100
 
@@ -50,7 +50,7 @@ class Watcher:
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("uniqueid.allocator._LOOK_AGAIN", 0.02)
+    monkeypatch.setattr("uniqueid.allocation.allocator._LOOK_AGAIN", 0.02)
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from fakes import Clock, FakeStore
 from servers import wait_until
 
-from uniqueid.allocator import Allocator
+from uniqueid.allocation.allocator import Allocator
 from uniqueid.errors import DatabaseUnavailable, SchemaError
-from uniqueid.health import Found, Watch, checks
+from uniqueid.monitoring.health import Found, Watch, checks
 
 
 class Database(FakeStore):

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 from servers import BIN, run_cmd
 
-from uniqueid import errors, schema, service
+from uniqueid import errors, service
 from uniqueid.config import load
+from uniqueid.database import schema
 
 START = 1_767_225_600
 """2026-01-01 in UTC, in seconds since 1970."""

@@ -10,10 +10,10 @@ import sys
 import pytest
 from web import call
 
-from uniqueid.app import make_app
 from uniqueid.errors import Overloaded
 from uniqueid.logs import JSON, AccessLog, Event, KeyValue
-from uniqueid.validation import Limits
+from uniqueid.web.app import make_app
+from uniqueid.web.parameters import Limits
 
 
 def record(message: object, *arguments: object, failed: bool = False) -> logging.LogRecord:

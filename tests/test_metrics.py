@@ -13,11 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from servers import CHECKOUT
 from web import call
 
-from uniqueid.app import make_app
-from uniqueid.database_errors import Cause
+from uniqueid.database.errors import Cause
 from uniqueid.errors import MAX_ID, Overloaded
-from uniqueid.metrics import MODE_LABELS, Metrics, State
-from uniqueid.validation import Limits
+from uniqueid.monitoring.metrics import MODE_LABELS, Metrics, State
+from uniqueid.web.app import make_app
+from uniqueid.web.parameters import Limits
 
 CHART = CHECKOUT / "charts" / "uniqueid"
 

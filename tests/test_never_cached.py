@@ -8,9 +8,9 @@ from bottle import Bottle, HTTPResponse
 from web import Response
 
 from uniqueid import errors
-from uniqueid.app import NEVER_CACHED, make_app
-from uniqueid.metrics import Metrics
-from uniqueid.validation import Limits
+from uniqueid.monitoring.metrics import Metrics
+from uniqueid.web.app import NEVER_CACHED, make_app
+from uniqueid.web.parameters import Limits
 
 
 class Allocating:

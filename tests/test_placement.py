@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from servers import wait_until
 
-from uniqueid import placement
 from uniqueid.errors import ConfigError
-from uniqueid.placement import Placement, better, least_busy, read_times, shares
+from uniqueid.runtime import cpu_affinity
+from uniqueid.runtime.cpu_affinity import Placement, better, least_busy, read_times, shares
 
 
 def test_the_share_of_each_cpu_is_that_of_the_time_between(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_process_with_one_cpu_stays_there() -> None:
 @pytest.mark.parametrize("setting", ["auto", "off", "9999"])
 def test_without_a_choice_nothing_is_chosen(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On other systems than Linux; a number is refused there."""
-    monkeypatch.setattr(placement.sys, "platform", "win32")
+    monkeypatch.setattr(cpu_affinity.sys, "platform", "win32")
     if setting == "9999":
         with pytest.raises(ConfigError, match=r"cpu = '9999' .*none on this system"):
             Placement(setting)
@@ -80,7 +80,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from uniqueid import placement
+from uniqueid.runtime import cpu_affinity
 
 def read_times():
     # As busy as the file says, for as long as there has been time.
@@ -88,8 +88,8 @@ def read_times():
     now = time.monotonic()
     return {int(cpu): (now * share, now) for cpu, share in busy.items()}
 
-placement.read_times = read_times
-placed = placement.Placement("auto", look_again=0.1)
+cpu_affinity.read_times = read_times
+placed = cpu_affinity.Placement("auto", look_again=0.1)
 placed.settle()
 while True:
     print(placed.cpu, flush=True)

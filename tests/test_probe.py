@@ -13,7 +13,7 @@ import hostile
 import pytest
 import servers
 
-from uniqueid import cli, probe
+from uniqueid.commands import cli, probe
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -260,7 +260,7 @@ def test_bad_options_of_probe_get_a_line(run: Run, option: str, value: str, line
 def test_without_requests_one_line_says_what_to_install(arguments: list[str]) -> None:
     """The other commands go on working without it."""
     script = (
-        "import sys; sys.modules['requests'] = None; from uniqueid import cli;"
+        "import sys; sys.modules['requests'] = None; from uniqueid.commands import cli;"
         "sys.exit(cli.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", script]

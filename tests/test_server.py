@@ -347,7 +347,7 @@ def test_a_name_with_an_address_that_is_not_here_is_served_at_the_others(order: 
     """localhost may have an IPv6 address in a file and none in the kernel."""
     code = f"""
 import socket
-from uniqueid import server
+from uniqueid.server import builtin as server
 here = socket.getaddrinfo("127.0.0.1", {servers.free_port()}, type=socket.SOCK_STREAM)
 absent = socket.getaddrinfo("192.0.2.1", 8051, type=socket.SOCK_STREAM)
 socket.getaddrinfo = lambda *_arguments, **_options: (here + absent)[::{order}]

@@ -10,12 +10,12 @@ from fakes import Clock
 from test_app import Counting, assert_never_cached, assert_problem
 from web import call
 
-from uniqueid import openapi
-from uniqueid.app import make_app
 from uniqueid.errors import MAX_ID
-from uniqueid.metrics import SECONDS, Metrics, State
-from uniqueid.status import MOST_COUNTERS, SAMPLES, Status, prefers_html, quantile
-from uniqueid.validation import Limits
+from uniqueid.monitoring.metrics import SECONDS, Metrics, State
+from uniqueid.web import openapi
+from uniqueid.web.app import make_app
+from uniqueid.web.parameters import Limits
+from uniqueid.web.status import MOST_COUNTERS, SAMPLES, Status, prefers_html, quantile
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from uniqueid import threads
+from uniqueid.runtime import threads
 
 
 def test_no_signal_interrupts_a_thread_of_the_service() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from uniqueid.trouble import Trouble
+from uniqueid.monitoring.incidents import Trouble
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])

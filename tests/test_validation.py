@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uniqueid.errors import InvalidRequest
-from uniqueid.validation import Limits, Request, is_mode, parse
+from uniqueid.web.parameters import Limits, Request, is_mode, parse
 
 LIMITS = Limits(max_range=1000)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from uniqueid import database_url
+from uniqueid.database import url as database_url
 from uniqueid.errors import ConfigError
 
 FILE_VARIABLE: Final = "UNIQUEID_CONFIG"

@@ -56,7 +56,8 @@ def _check() -> int:
     """Check the tables; the exit status of that. They are never created here: an empty database is
     more likely the wrong one, or a volume that is not mounted, than a new one.
     """
-    from uniqueid import cli, config
+    from uniqueid import config
+    from uniqueid.commands import cli
     from uniqueid.errors import ConfigError
 
     if "UNIQUEID_DBSYNC" in os.environ:

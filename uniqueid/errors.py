@@ -1,4 +1,4 @@
-"""What can go wrong, each error with its facts; `uniqueid.app` alone turns them into HTTP."""
+"""What can go wrong, each error with its facts; `uniqueid.web.app` alone turns them into HTTP."""
 
 from __future__ import annotations
 

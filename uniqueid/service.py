@@ -8,21 +8,24 @@ from dataclasses import dataclass
 
 from bottle import Bottle
 
-from uniqueid import __version__, health, logs, openapi, schema
-from uniqueid.allocator import Allocator, Counters
-from uniqueid.app import Keeping, make_app
-from uniqueid.auth import Tokens
+from uniqueid import __version__, logs
+from uniqueid.allocation.allocator import Allocator, Counters
 from uniqueid.config import Configuration, load
-from uniqueid.database_url import DatabaseURL
-from uniqueid.durability import DurabilityMonitor
+from uniqueid.database import schema
+from uniqueid.database.durability import DurabilityMonitor
+from uniqueid.database.store import Store
+from uniqueid.database.url import DatabaseURL
 from uniqueid.errors import ConfigError
-from uniqueid.fence import FencedStore
-from uniqueid.metrics import Metrics, State
-from uniqueid.placement import Placement
-from uniqueid.status import Status
-from uniqueid.store import Store
-from uniqueid.trouble import Troubles
-from uniqueid.validation import Limits
+from uniqueid.fence.store import FencedStore
+from uniqueid.monitoring import health
+from uniqueid.monitoring.incidents import Troubles
+from uniqueid.monitoring.metrics import Metrics, State
+from uniqueid.runtime.cpu_affinity import Placement
+from uniqueid.web import openapi
+from uniqueid.web.app import Keeping, make_app
+from uniqueid.web.auth import Tokens
+from uniqueid.web.parameters import Limits
+from uniqueid.web.status import Status
 
 log = logging.getLogger("uniqueid")
 

@@ -10,8 +10,9 @@ import atexit
 import logging
 import sys
 
-from uniqueid import arrival, logs, service
+from uniqueid import logs, service
 from uniqueid.errors import UniqueIDError
+from uniqueid.runtime import request_timeout
 
 try:
     import uwsgi
@@ -51,10 +52,10 @@ def _build() -> service.Service:
 def _start() -> None:
     """After the fork, where threads survive."""
     _service.start()
-    ports = arrival.ports(uwsgi.opt.get("http-socket"))
+    ports = request_timeout.ports(uwsgi.opt.get("http-socket"))
     if "listen" not in uwsgi.opt:
-        arrival.hold_many(ports)
-    arrival.Arrival(ports).start()
+        request_timeout.hold_many(ports)
+    request_timeout.Arrival(ports).start()
 
 
 _service = _build()

@@ -10,9 +10,10 @@ from typing import Any
 
 from per_thread import PerThread
 
-from uniqueid import config, schema, service
-from uniqueid.app import make_app
-from uniqueid.validation import Limits
+from uniqueid import config, service
+from uniqueid.database import schema
+from uniqueid.web.app import make_app
+from uniqueid.web.parameters import Limits
 
 
 class OneTransaction:

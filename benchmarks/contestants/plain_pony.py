@@ -9,9 +9,10 @@ from typing import Any
 
 from pony.orm import Database, PrimaryKey, Required, db_session
 
-from uniqueid import config, schema, service
-from uniqueid.app import make_app
-from uniqueid.validation import Limits
+from uniqueid import config, service
+from uniqueid.database import schema
+from uniqueid.web.app import make_app
+from uniqueid.web.parameters import Limits
 
 _configuration = config.load()
 _store = service.make_store(_configuration)

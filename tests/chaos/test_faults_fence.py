@@ -19,7 +19,7 @@ from history import is_fence_damaged, is_fence_unavailable
 from load import Load
 from test_faults_going_back import check_what_is_said
 
-from uniqueid.fence import Mark, read
+from uniqueid.fence.store import Mark, read
 
 NewURL = Callable[[str], str]
 Restore = Callable[[], None]

@@ -16,7 +16,8 @@ import servers
 import yaml
 from servers import CHECKOUT
 
-from uniqueid import __version__, app, config
+from uniqueid import __version__, config
+from uniqueid.web import app
 
 HERE = Path(__file__).resolve().parent
 CASES = cases.matrix()

@@ -12,8 +12,8 @@ import pytest
 import servers
 
 from compatibility.upstream import Site
-from uniqueid import database_url
-from uniqueid.store import Store
+from uniqueid.database import url as database_url
+from uniqueid.database.store import Store
 
 
 @dataclass

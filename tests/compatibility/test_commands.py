@@ -133,7 +133,7 @@ def test_both_options_of_the_old_command_take_a_file(path: Path) -> None:
 def test_nothing_is_missing_after_a_plain_installation(path: Path) -> None:
     """pip finds every requirement met, and the old import path is there."""
     run(f"{path}/python -m pip check")
-    run(f"{path}/python -c 'import uniqueid.server, pacifica.uniqueid'")
+    run(f"{path}/python -c 'import uniqueid.server.builtin, pacifica.uniqueid'")
 
 
 def test_make_run_serves_from_a_fresh_checkout(tmp_path: Path) -> None:

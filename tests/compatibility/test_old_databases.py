@@ -15,8 +15,8 @@ from servers import BIN
 from compatibility import upstream
 from compatibility.conftest import PLAIN, OldDatabase, mariadb_database
 from compatibility.upstream import Site
-from uniqueid import database_url
-from uniqueid.store import Advanced, Store
+from uniqueid.database import url as database_url
+from uniqueid.database.store import Advanced, Store
 
 MakeSite = Callable[[str, Path], Site]
 MODES = ("file", "upload_job", "päth ☃", "a'; DROP TABLE uniqueindex; --")

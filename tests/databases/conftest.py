@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from uniqueid import schema
-from uniqueid.database_url import parse
-from uniqueid.store import Outcome, Store
+from uniqueid.database import schema
+from uniqueid.database.store import Outcome, Store
+from uniqueid.database.url import parse
 
 
 class Direct:

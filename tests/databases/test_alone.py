@@ -15,11 +15,11 @@ import pytest
 from pony.orm import db_session
 from psycopg2 import extensions
 
-from uniqueid.database_errors import Cause
+from uniqueid.database.errors import Cause
+from uniqueid.database.postgresql_provider import wait_for_answer
+from uniqueid.database.store import Advanced
 from uniqueid.errors import MAX_ID, ModeBusy
-from uniqueid.fence import FencedStore
-from uniqueid.postgresql_provider import wait_for_answer
-from uniqueid.store import Advanced
+from uniqueid.fence.store import FencedStore
 
 from .conftest import Direct
 from .test_journal import entry, record

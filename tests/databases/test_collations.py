@@ -17,11 +17,11 @@ import servers
 from pony.orm import db_session
 from servers import Service
 
-from uniqueid import schema
-from uniqueid.allocator import Allocator
+from uniqueid.allocation.allocator import Allocator
+from uniqueid.database import schema
 from uniqueid.errors import CounterRegressed, TooManyModes
-from uniqueid.fence import FencedStore, Mark, read, write
-from uniqueid.health import Watch
+from uniqueid.fence.store import FencedStore, Mark, read, write
+from uniqueid.monitoring.health import Watch
 
 from .conftest import Direct
 from .test_alone import round_trips

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pony.orm import db_session
 
-from uniqueid.allocator import Allocator
-from uniqueid.fence import FencedStore
+from uniqueid.allocation.allocator import Allocator
+from uniqueid.fence.store import FencedStore
 
 from .conftest import Direct
 from .test_journal import entry

@@ -10,10 +10,10 @@ import servers
 from pony.orm import db_session
 from servers import MariaDB, PostgreSQL, Process, Service, run_cmd, wait_until
 
-from uniqueid import schema
-from uniqueid.dialects import DIALECTS
-from uniqueid.dialects.base import ServerDialect
-from uniqueid.durability import DurabilityMonitor
+from uniqueid.database import schema
+from uniqueid.database.dialects import DIALECTS
+from uniqueid.database.dialects.base import ServerDialect
+from uniqueid.database.durability import DurabilityMonitor
 from uniqueid.errors import UnsafeSession
 
 from .conftest import Direct

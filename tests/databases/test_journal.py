@@ -15,10 +15,10 @@ import servers
 from chaos.fault_proxy import Proxy, commit_answer_is_lost, commit_never_arrives
 from pony.orm import db_session
 
-from uniqueid import schema
-from uniqueid.allocator import Allocator
-from uniqueid.database_errors import Cause
-from uniqueid.entries import Entry, now
+from uniqueid.allocation.allocator import Allocator
+from uniqueid.database import schema
+from uniqueid.database.errors import Cause
+from uniqueid.database.journal import PRUNE_STEP, Placed
 from uniqueid.errors import (
     MAX_ID,
     CounterExhausted,
@@ -29,8 +29,8 @@ from uniqueid.errors import (
     ModeBusy,
     TooManyModes,
 )
-from uniqueid.fence import FencedStore
-from uniqueid.journal import PRUNE_STEP, Placed
+from uniqueid.fence.store import FencedStore
+from uniqueid.model import Entry, now
 
 from .conftest import Direct
 from .test_store import apart
@@ -439,7 +439,7 @@ def test_the_journal_is_listed_between_bounds(
     direct: Direct, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By mode, time and ID, page by page, as many as are counted."""
-    monkeypatch.setattr("uniqueid.journal._PAGE", 4)
+    monkeypatch.setattr("uniqueid.database.journal._PAGE", 4)
     for number in range(10):
         record(direct, entry("a", 10, time=number * 100), entry("b", 1, time=number * 100))
     journal = direct.store.journal

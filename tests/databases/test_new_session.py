@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from uniqueid.allocator import Allocator
+from uniqueid.allocation.allocator import Allocator
 from uniqueid.errors import CounterRegressed
-from uniqueid.fence import FencedStore
+from uniqueid.fence.store import FencedStore
 
 from .conftest import Direct
 from .test_counters_only_increase import lower, run_sql

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pony.orm import db_session
 
-from uniqueid import schema
+from uniqueid.database import schema
 from uniqueid.errors import DatabaseUnavailable, SchemaError
 
 from .conftest import Direct

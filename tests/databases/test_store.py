@@ -12,8 +12,9 @@ import pytest
 from pony.orm import db_session
 from servers import MariaDB, PostgreSQL
 
-from uniqueid import schema
-from uniqueid.database_errors import Cause
+from uniqueid.database import schema
+from uniqueid.database.errors import Cause
+from uniqueid.database.store import Advanced
 from uniqueid.errors import (
     MAX_ID,
     CounterExhausted,
@@ -23,7 +24,6 @@ from uniqueid.errors import (
     ModeNotStorable,
     TooManyModes,
 )
-from uniqueid.store import Advanced
 
 from .conftest import Direct
 

@@ -13,8 +13,8 @@ import servers
 from pony.orm import db_session
 from servers import MariaDB, PostgreSQL, Service, run_cmd, wait_until
 
-from uniqueid import schema
-from uniqueid.dialects.sqlite import SQLite
+from uniqueid.database import schema
+from uniqueid.database.dialects.sqlite import SQLite
 from uniqueid.errors import SchemaError, UnsafeSession
 
 from .conftest import Direct

@@ -10,9 +10,9 @@ import pytest
 import servers
 from pony.orm import db_session
 
-from uniqueid.database_url import parse
+from uniqueid.database.store import Store
+from uniqueid.database.url import parse
 from uniqueid.errors import DatabaseUnavailable
-from uniqueid.store import Store
 
 
 def openssl(directory: Path, *arguments: str) -> None:

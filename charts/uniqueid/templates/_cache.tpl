@@ -1,6 +1,6 @@
 {{/*
 What keeps proxies from answering twice with the same IDs, and from sending a request twice.
-The headers are the service's own (uniqueid/app.py); a proxy which sets them again repairs one
+The headers are the service's own (uniqueid/web/app.py); a proxy which sets them again repairs one
 that changed them.
 */}}
 {{- define "uniqueid.headers" -}}

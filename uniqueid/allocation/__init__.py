@@ -1,0 +1,1 @@
+"""Allocation: requests, group commit and the high-water marks."""

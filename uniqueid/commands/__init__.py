@@ -1,0 +1,1 @@
+"""The commands ``pacifica-uniqueid-cmd`` and ``pacifica-uniqueid``."""

@@ -1,0 +1,1 @@
+"""The counters in the database: engine, transactions, schema and journal."""

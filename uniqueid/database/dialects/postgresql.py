@@ -1,0 +1,159 @@
+"""PostgreSQL; without its driver, which is an extra."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from uniqueid.database.dialects.base import (
+    LOCK_WAIT,
+    Select,
+    ServerDialect,
+    Table,
+    TableProblem,
+    unique_keys,
+    verify,
+)
+from uniqueid.database.durability import DurabilityProblem
+
+# synchronous_commit: `on` is the least that survives a crash of the server, and a failover to a
+# synchronous standby where there is one, which `local` and `remote_write` do not. `remote_apply` is
+# stronger and kept. Not with startup options: PgBouncer refuses or drops them.
+_SET = f"""SELECT set_config('default_transaction_isolation', 'serializable', false),
+           set_config('lock_timeout', '{LOCK_WAIT}s', false),
+           set_config('synchronous_commit', CASE current_setting('synchronous_commit')
+               WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false);
+"""
+_CHECK = """SELECT current_setting('default_transaction_isolation'),
+           current_setting('synchronous_commit'), current_setting('fsync'),
+           current_setting('full_page_writes')
+"""
+_KINDS = {
+    "v": "a view",
+    "m": "a materialized view",
+    "p": "a partitioned table",
+    "f": "a foreign table",
+}
+
+_TABLE = """SELECT c.relkind::text, c.relpersistence::text, row_security_active(c.oid),
+           EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
+           (SELECT string_agg(format('%I.%I', n.nspname, o.relname), ' and ' ORDER BY n.nspname)
+                FROM pg_class o JOIN pg_namespace n ON n.oid = o.relnamespace
+                WHERE o.relname = c.relname AND o.oid <> c.oid
+                AND o.relkind IN ('r', 'v', 'm', 'f', 'p')
+                AND n.nspname = ANY (current_schemas(true))),
+           format('%I.%I', s.nspname, c.relname)
+    FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
+    WHERE c.oid = to_regclass($name)
+"""
+_COLUMNS = """SELECT a.attname::text, a.attnotnull,
+           (CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END)::regtype::text
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    WHERE a.attrelid = to_regclass($name) AND a.attnum > 0 AND NOT a.attisdropped
+"""
+# Of each column of a key: NULL for an expression, or where the key compares as the column does not.
+# Columns that are only included (INCLUDE) are no part of the key.
+_KEYS = """SELECT i.indexrelid::bigint, i.indisprimary,
+           (SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = i.indrelid
+                AND a.attnum = i.indkey[place] AND a.attcollation = i.indcollation[place])
+    FROM pg_index i, generate_series(0, i.indnkeyatts - 1) AS place
+    WHERE i.indrelid = to_regclass($name) AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
+"""
+
+
+class PostgreSQL(ServerDialect):
+    """Names are looked up along the search path, as the service's own statements are."""
+
+    def set_up_session(self, cursor: Any) -> list[DurabilityProblem]:
+        # In one round trip.
+        return self._check(cursor, _SET + _CHECK)
+
+    def check_session(self, cursor: Any) -> list[DurabilityProblem]:
+        return self._check(cursor, _CHECK)
+
+    def _check(self, cursor: Any, sql: str) -> list[DurabilityProblem]:
+        cursor.execute(sql)
+        isolation, synchronous_commit, *server = cursor.fetchone()
+        verify("default_transaction_isolation", isolation, "serializable")
+        verify("synchronous_commit", synchronous_commit, "on", "remote_apply")
+        return [
+            DurabilityProblem(
+                variable,
+                value,
+                "on",
+                f"ALTER SYSTEM SET {variable} = on, then SELECT pg_reload_conf()",
+            )
+            for variable, value in zip(("fsync", "full_page_writes"), server, strict=True)
+            if value != "on"
+        ]
+
+    def describe(self, select: Select, name: str) -> Table | None:
+        found = select(_TABLE, {"name": name})
+        if not found:
+            return None
+        columns = select(_COLUMNS, {"name": name})
+        keys = select(_KEYS, {"name": name})
+        return Table(
+            name,
+            {column: type for column, _not_null, type in columns},
+            nullable=frozenset(column for column, not_null, _type in columns if not not_null),
+            unique_keys=unique_keys((index, column) for index, _primary, column in keys),
+            has_primary_key=any(primary for _index, primary, _column in keys),
+            problems=tuple(_table_problems(name, *found[0])),
+        )
+
+    def is_wide_integer(self, type: str) -> bool:
+        return type == "bigint"
+
+    def is_narrow_integer(self, type: str) -> bool:
+        return type in ("smallint", "integer")
+
+    def is_text(self, type: str) -> bool:
+        # Not name, which is shortened, and not character, which is padded.
+        return type in ("character varying", "text") or type.rpartition(".")[2] == "citext"
+
+
+def _table_problems(
+    name: str, kind: str, persistence: str, row_security: bool, has_children: bool,
+    others: str | None, qualified: str,
+) -> list[TableProblem]:  # fmt: skip
+    problems = []
+    if others:
+        problems.append(
+            TableProblem(
+                f"the search_path leads to several tables {name}: {qualified} and {others}",
+                "rename those that are not the service's, or set the search_path of the service's"
+                " role to one schema",
+            )
+        )
+    if kind != "r":
+        problems.append(
+            TableProblem(
+                f"{qualified} is {_KINDS.get(kind, 'no table')}, not a plain table",
+                f"rename it and put the table {name} in its place",
+            )
+        )
+    if persistence != "p":
+        what = "an unlogged" if persistence == "u" else "a temporary"
+        problems.append(
+            TableProblem(
+                f"{qualified} is {what} table, which a crash empties",
+                f"convert it: ALTER TABLE {qualified} SET LOGGED"
+                if persistence == "u"
+                else "drop it in the session that has made it",
+            )
+        )
+    if row_security:
+        problems.append(
+            TableProblem(
+                f"row-level security hides rows of {qualified} from the service's role",
+                f"ALTER TABLE {qualified} DISABLE ROW LEVEL SECURITY",
+            )
+        )
+    if has_children:
+        problems.append(
+            TableProblem(
+                f"other tables inherit from {qualified}, and their rows show in it",
+                f"detach them: ALTER TABLE child NO INHERIT {qualified}",
+            )
+        )
+    return problems

@@ -1,0 +1,1 @@
+"""The fence: a persisted upper bound of each counter, outside the database."""

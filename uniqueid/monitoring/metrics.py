@@ -1,0 +1,339 @@
+"""What the service counts, in Prometheus' terms.
+
+Names follow https://prometheus.io/docs/practices/naming/: base units, `_total` on counters. What
+only the committer thread counts is kept in plain numbers, which it alone writes, and what each
+request adds to is kept in plain numbers behind one lock; both are put into Prometheus' words when
+somebody reads them. The library's own counters cost a request five times as much.
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from uniqueid import __version__
+from uniqueid.errors import MAX_ID
+
+if TYPE_CHECKING:
+    from uniqueid.database.errors import Cause
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+MODE_LABELS = 50
+"""How many modes have series of their own. Modes are what clients say: the rest share one."""
+OTHER = "other"
+
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Upper bounds of the requests' durations."""
+COMMIT_SECONDS = (0.0005, *SECONDS)
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+@dataclass
+class Tally:
+    """What one mode got from this process."""
+
+    allocations: int = 0
+    ids: int = 0
+    next_id: int = 0
+    """As of the last allocation here; 0 for what several modes share."""
+
+
+class Requests:
+    """The requests of one route, counted by their status and how long they took."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._statuses: dict[int, int] = {}
+        self._durations = [0] * (len(SECONDS) + 1)
+        self._seconds = 0.0
+
+    def answered(self, status: int, seconds: float) -> None:
+        """One more."""
+        place = bisect_left(SECONDS, seconds)
+        with self._lock:
+            self._statuses[status] = self._statuses.get(status, 0) + 1
+            self._durations[place] += 1
+            self._seconds += seconds
+
+    def read(self) -> tuple[dict[int, int], list[int], float]:
+        """How many by status; how many took up to each of `SECONDS`, and all; seconds in sum."""
+        with self._lock:
+            statuses, durations = dict(self._statuses), list(self._durations)
+            seconds = self._seconds
+        return statuses, list(accumulate(durations)), seconds
+
+
+@dataclass(frozen=True)
+class State:
+    """What is read when somebody looks, instead of counted when it happens."""
+
+    waiting: int = 0
+    reconnects: int = 0
+    checks: Mapping[str, bool] = field(default_factory=dict)
+    """By name, whether it passes."""
+    counters: Mapping[str, int] = field(default_factory=dict)
+    """Each mode of the database and its next ID."""
+    durability_problems: int = 0
+    """Variables of the database server with which it can lose a committed transaction."""
+
+
+class Metrics:
+    """The collectors of one process, in a registry of their own."""
+
+    def __init__(self, database_kind: str = "") -> None:
+        # A series with the time of birth beside each counter, which nobody reads.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.tallies: dict[str, Tally] = {}
+        """By mode."""
+        self._tallies_lock = threading.Lock()
+        self.state: Callable[[], State] = State
+        self._regressions: dict[str, int] = {}
+        self._regressions_lock = threading.Lock()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=self.registry)
+
+        self.routes: dict[str, Requests] = {}
+        """By route, made when the application is."""
+        self.refused = counter(
+            "uniqueid_refused",
+            "Requests for IDs that got none, by the type of the problem document.",
+            "type",
+        )
+        self.transactions = counter("uniqueid_transactions", "Transactions committed.")
+        self.batch = Histogram(
+            "uniqueid_batch_requests",
+            "Requests that shared a transaction.",
+            buckets=BATCHES,
+            registry=self.registry,
+        )
+        self.commit_seconds = Histogram(
+            "uniqueid_commit_duration_seconds",
+            "Seconds that a transaction took, its retries included.",
+            buckets=COMMIT_SECONDS,
+            registry=self.registry,
+        )
+        self.retries = counter(
+            "uniqueid_transaction_retries", "Transactions tried again, by cause.", "cause"
+        )
+        self.replays = counter(
+            "uniqueid_replays",
+            "Requests that were answered with the range of an earlier one with the same key.",
+        )
+        self.journal_pruned = counter(
+            "uniqueid_journal_pruned_rows", "Rows of the journal deleted since their time was over."
+        )
+        self.fence_writes = counter("uniqueid_fence_writes", "Times the fence file was written.")
+        self.fence_errors = counter(
+            "uniqueid_fence_write_errors", "Times the fence file could not be written."
+        )
+        self.fence_gaps = counter(
+            "uniqueid_fence_skipped_ids",
+            "IDs skipped at the start, since it was not known whether they had been handed out.",
+        )
+        build = Gauge(
+            "uniqueid_build_info",
+            "1, with the release, its Python and the kind of database in the labels.",
+            ["version", "python", "database"],
+            registry=self.registry,
+        )
+        build.labels(__version__, platform.python_version(), database_kind).set(1)
+        self.registry.register(_Reading(self))
+
+    def render(self) -> bytes:
+        """The text that Prometheus reads."""
+        return generate_latest(self.registry)
+
+    def route(self, path: str) -> Requests:
+        """Where the requests of a route are counted."""
+        return self.routes.setdefault(path, Requests())
+
+    # -- told by the allocator and the store --------------------------------------------------
+
+    def committed(self, requests: int, seconds: float) -> None:
+        """A transaction with so many requests in it was committed after so many seconds."""
+        self.transactions.inc()
+        self.batch.observe(requests)
+        self.commit_seconds.observe(seconds)
+
+    def handed_out(self, mode: str, requests: int, count: int, next_id: int) -> None:
+        """So many IDs of a mode went out to so many requests."""
+        with self._tallies_lock:
+            tally = self.tallies.get(mode)
+            if tally is None:
+                if len(self.tallies) < MODE_LABELS and mode != OTHER:
+                    tally = self.tallies[mode] = Tally()
+                else:
+                    tally = self.tallies.setdefault(OTHER, Tally())
+            tally.allocations += requests
+            tally.ids += count
+            # Two threads may come here the other way round.
+            tally.next_id = max(tally.next_id, next_id)
+
+    def regressed(self, mode: str) -> None:
+        """A counter was found below what was handed out of it."""
+        with self._regressions_lock:
+            if mode not in self._regressions and len(self._regressions) >= MODE_LABELS:
+                mode = OTHER
+            self._regressions[mode] = self._regressions.get(mode, 0) + 1
+
+    def replayed(self, requests: int) -> None:
+        """So many requests got the range of an earlier one."""
+        self.replays.inc(requests)
+
+    def pruned(self, entries: int) -> None:
+        """So many old rows of the journal were deleted."""
+        self.journal_pruned.inc(entries)
+
+    def retried(self, cause: Cause) -> None:
+        """A transaction is tried again."""
+        self.retries.labels(cause.value).inc()
+
+    def fence_written(self) -> None:
+        """The fence file was written."""
+        self.fence_writes.inc()
+
+    def fence_failed(self) -> None:
+        """It could not be."""
+        self.fence_errors.inc()
+
+    def fence_skipped(self, ids: int) -> None:
+        """So many IDs of a counter were skipped after a stop that was not clean."""
+        self.fence_gaps.inc(ids)
+
+    # -- for those who look -------------------------------------------------------------------
+
+    @property
+    def regressions(self) -> Mapping[str, int]:
+        """How often each counter was found below what was handed out of it."""
+        with self._regressions_lock:
+            return dict(self._regressions)
+
+    def next_ids(self, counters: Mapping[str, int]) -> dict[str, int]:
+        """The next ID of the modes used here, then of the fullest others, up to `MODE_LABELS`."""
+        found = {
+            mode: max(tally.next_id, counters.get(mode, 0))
+            for mode, tally in list(self.tallies.items())
+            if mode != OTHER
+        }
+        for mode in sorted(counters, key=counters.__getitem__, reverse=True):
+            if len(found) >= MODE_LABELS:
+                break
+            if mode != OTHER:
+                found.setdefault(mode, counters[mode])
+        return found
+
+
+class _Reading(Collector):
+    """Puts what is kept in plain numbers, or elsewhere, into Prometheus' words."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        metrics = self._metrics
+        state = metrics.state()
+
+        requests = CounterMetricFamily(
+            "uniqueid_http_requests",
+            "Requests answered, by route and status.",
+            labels=["route", "status"],
+        )
+        request_seconds = HistogramMetricFamily(
+            "uniqueid_http_request_duration_seconds",
+            "Seconds from a request's arrival in the application to its answer, by route.",
+            labels=["route"],
+        )
+        for path, route in metrics.routes.items():
+            statuses, durations, seconds = route.read()
+            for status, number in statuses.items():
+                requests.add_metric([path, str(status)], number)
+            bounds = [*map(str, SECONDS), "+Inf"]
+            request_seconds.add_metric([path], list(zip(bounds, durations, strict=True)), seconds)
+        yield requests
+        yield request_seconds
+
+        allocations = CounterMetricFamily(
+            "uniqueid_allocations", "Requests for IDs that were met, by mode.", labels=["mode"]
+        )
+        ids = CounterMetricFamily("uniqueid_ids", "IDs handed out, by mode.", labels=["mode"])
+        for mode, tally in list(metrics.tallies.items()):
+            allocations.add_metric([mode], tally.allocations)
+            ids.add_metric([mode], tally.ids)
+        yield allocations
+        yield ids
+
+        next_id = GaugeMetricFamily(
+            "uniqueid_next_id",
+            "The next ID of a mode, by the database and by the last allocation here.",
+            labels=["mode"],
+        )
+        used = GaugeMetricFamily(
+            "uniqueid_space_used_ratio",
+            "The share of a mode's 63-bit space that is used, from 0 to 1.",
+            labels=["mode"],
+        )
+        for mode, value in metrics.next_ids(state.counters).items():
+            next_id.add_metric([mode], value)
+            used.add_metric([mode], (value - 1) / MAX_ID)
+        yield next_id
+        yield used
+        yield GaugeMetricFamily(
+            "uniqueid_modes", "Counters that there are in the database.", len(state.counters)
+        )
+
+        regressions = CounterMetricFamily(
+            "uniqueid_counter_regressions",
+            "Times that a counter in the database was found below what was handed out, by mode.",
+            labels=["mode"],
+        )
+        for mode, times in metrics.regressions.items():
+            regressions.add_metric([mode], times)
+        yield regressions
+        yield CounterMetricFamily(
+            "uniqueid_database_reconnects",
+            "Connections to the database that took the place of a lost one.",
+            state.reconnects,
+        )
+        yield GaugeMetricFamily(
+            "uniqueid_queue_requests", "Requests that wait for a transaction.", state.waiting
+        )
+        yield GaugeMetricFamily(
+            "uniqueid_durability_problems",
+            "Variables of the database server with which it can lose a committed transaction.",
+            state.durability_problems,
+        )
+        ok = GaugeMetricFamily(
+            "uniqueid_check_ok", "1 where a check of /readyz passes, else 0.", labels=["check"]
+        )
+        for name, passes in state.checks.items():
+            ok.add_metric([name], passes)
+        yield ok
+        yield GaugeMetricFamily(
+            "uniqueid_ready", "1 if all checks of /readyz pass, else 0.", all(state.checks.values())
+        )

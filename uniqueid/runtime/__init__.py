@@ -1,0 +1,1 @@
+"""The process: CPU affinity, threads and request time-outs."""

@@ -1,0 +1,1 @@
+"""HTTP: routes, parameters, problems and pages."""
