@@ -1,0 +1,106 @@
+"""Which package may import which: each knows only what is below it."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+
+import pytest
+from servers import CHECKOUT
+
+SOURCES = CHECKOUT / "uniqueid"
+PONY, BOTTLE = ("pony",), ("bottle",)
+DRIVERS = ("pymysql", "psycopg2", "sqlite3")
+
+FORBIDDEN: dict[str, tuple[str, ...]] = {
+    "uniqueid.web": ("uniqueid.database", *PONY, *DRIVERS),
+    "uniqueid.allocation": ("uniqueid.web", "uniqueid.database", *BOTTLE, *PONY, *DRIVERS),
+    "uniqueid.database": ("uniqueid.web", "uniqueid.allocation", *BOTTLE),
+    "uniqueid.fence": ("uniqueid.web", *BOTTLE),
+    "uniqueid.monitoring": ("uniqueid.web", *BOTTLE),
+    "uniqueid.runtime": ("uniqueid.web", *BOTTLE),
+}
+"""Package to what nothing in it may import."""
+
+ONLY: dict[str, tuple[str, ...]] = {
+    "uniqueid.errors": (),
+    "uniqueid.model": ("uniqueid.errors",),
+    "uniqueid.config": ("uniqueid.errors", "uniqueid.model"),
+}
+"""Module to all that it may import of the service."""
+
+EXCEPTIONS = {
+    # It reads the URL, which the composition root should.
+    ("uniqueid.config", "uniqueid.database.url"),
+    # The status page shows the durability problems.
+    ("uniqueid.web.status", "uniqueid.database.durability"),
+}
+"""Imports that are to go."""
+
+
+def modules() -> dict[str, ast.Module]:
+    found = {}
+    for path in SOURCES.rglob("*.py"):
+        parts = path.relative_to(SOURCES.parent).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+MODULES = modules()
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """The names of all modules that a module imports, wherever in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else str(node.module)
+
+
+def within(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_imports_what_its_package_may(module: str) -> None:
+    """The table above, but for the exceptions."""
+    for name in imports(MODULES[module]):
+        if (module, name) in EXCEPTIONS:
+            continue
+        for package, forbidden in FORBIDDEN.items():
+            if within(module, (package,)):
+                assert not within(name, forbidden), name
+        if module in ONLY and within(name, ("uniqueid",)):
+            assert name in ONLY[module], name
+
+
+def test_each_exception_is_needed() -> None:
+    """One that has gone is taken off the list."""
+    there = {(module, name) for module, tree in MODULES.items() for name in imports(tree)}
+    assert there >= EXCEPTIONS
+
+
+def test_imports_have_no_cycles() -> None:
+    """Not even one that is put off into a function."""
+    edges = {
+        module: {name for name in imports(tree) if name in MODULES and name != module}
+        for module, tree in MODULES.items()
+    }
+    remaining = dict(edges)
+    while remaining:
+        leaves = [module for module, names in remaining.items() if not names & set(remaining)]
+        assert leaves, sorted(remaining)
+        for module in leaves:
+            del remaining[module]
+
+
+def test_the_modules_are_those_of_the_checkout() -> None:
+    """The test reads the sources, not what is installed."""
+    assert "uniqueid.service" in MODULES
+    assert sys.version_info >= (3, 11)
