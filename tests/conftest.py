@@ -25,6 +25,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--suite", choices=suites.SUITES, help="run this suite (tests/suites.py)")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what the suite does not need."""
+    return True if suites.is_ignored(collection_path, config) else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The tests of the suite, in the order of each of several processes."""
     suites.select(config, items)

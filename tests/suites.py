@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 SUITES = ("unit", "core", "rest")
@@ -60,6 +62,27 @@ def suite(nodeid: str) -> str:
     if nodeid.startswith("tests/test_"):
         return "core" if nodeid.startswith(SLOW_UNIT_TESTS) else "unit"
     return "rest"
+
+
+REST_DIRECTORIES = frozenset(
+    {
+        "browser",
+        "caches",
+        "chart",
+        "compatibility",
+        "e2e",
+        "model",
+        "observability",
+        "pythons",
+    }
+)
+"""No core test is in them, and they import what only `make test-all` installs."""
+
+
+def is_ignored(path: Path, config: pytest.Config) -> bool:
+    """Whether a directory has no test of the suite that was asked for."""
+    wanted = config.getoption("--suite") in ("unit", "core")
+    return wanted and path.parent == Path(__file__).parent and path.name in REST_DIRECTORIES
 
 
 def select(config: pytest.Config, items: list[pytest.Item]) -> None:

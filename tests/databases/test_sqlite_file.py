@@ -11,12 +11,12 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 import servers
-from servers import BIN, Service, run_cmd, wait_until
+from servers import Service, run_cmd, wait_until
 
 TAIL = "is the log of another file"
 
@@ -382,15 +382,20 @@ def test_the_service_unlinks_and_renames_nothing(service: Service, path: Path) -
 # -- a file that is mounted or linked by itself -----------------------------------------------
 
 
-def refused(command: list[str], path: Path, expected: str) -> None:
-    for arguments in (["dbsync"], ["dbchk"]):
-        result = subprocess.run(
-            [*command, str(BIN / "pacifica-uniqueid-cmd"), *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "UNIQUEID_DATABASE_URL": f"sqlite:///{path}"},
-        )
+@contextmanager
+def bound(source: Path, target: Path) -> Iterator[None]:
+    """Mount a file or a directory by itself, as a container's volume."""
+    as_root = [] if os.getuid() == 0 else ["sudo", "-n"]
+    subprocess.run([*as_root, "mount", "--bind", str(source), str(target)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*as_root, "umount", "--lazy", str(target)], check=True)
+
+
+def refused(path: Path, expected: str) -> None:
+    for command in ("dbsync", "dbchk"):
+        result = run_cmd(command, UNIQUEID_DATABASE_URL=f"sqlite:///{path}")
         assert result.returncode != 0
         assert f"{path} {expected}" in result.stderr
         assert "mount the directory of the file, not the file" in result.stderr
@@ -404,8 +409,8 @@ def test_a_hard_link_is_refused(tmp_path: Path) -> None:
     try:
         service.cmd("dbsync")
         os.link(path, other)
-        refused([], path, "has 2 hard links")
-        refused([], other, "has 2 hard links")
+        refused(path, "has 2 hard links")
+        refused(other, "has 2 hard links")
         service.launch()
         wait_until(lambda: service.process.poll() is not None, "the end of the service")
         assert "has 2 hard links" in service.log.read_text()
@@ -423,14 +428,12 @@ def test_a_file_that_is_mounted_by_itself_is_refused(tmp_path: Path, name: str) 
     with closing(sqlite3.connect(source)) as connection:
         connection.execute("VACUUM")
     target.touch()
-    root = [] if os.getuid() == 0 else ["--map-root-user"]
-    shell = f"mount --bind '{source}' '{target}' && exec \"$@\""
-    inside = ["unshare", "--mount", *root, "sh", "-c", shell, "sh"]
-    refused(inside, target, "is mounted by itself")
     # A symbolic link leads to the same file, and its log is next to that.
     link = tmp_path / "link"
     link.symlink_to(target)
-    refused(inside, link, "is mounted by itself")
+    with bound(source, target):
+        refused(target, "is mounted by itself")
+        refused(link, "is mounted by itself")
 
 
 def test_a_directory_that_is_mounted_and_a_symbolic_link_are_served(tmp_path: Path) -> None:
@@ -438,17 +441,9 @@ def test_a_directory_that_is_mounted_and_a_symbolic_link_are_served(tmp_path: Pa
     real, link = tmp_path / "real.sqlite3", tmp_path / "link.sqlite3"
     assert run_cmd("dbsync", UNIQUEID_DATABASE_URL=f"sqlite:///{real}").returncode == 0
     link.symlink_to(real)
-    root = [] if os.getuid() == 0 else ["--map-root-user"]
     mounted = tmp_path / "mounted"
     mounted.mkdir()
-    shell = f'mount --bind {tmp_path} {mounted} && exec "$@"'
-    for path in (mounted / "real.sqlite3", mounted / "link.sqlite3"):
-        result = subprocess.run(
-            ["unshare", "--mount", *root, "sh", "-c", shell, "sh"]
-            + [str(BIN / "pacifica-uniqueid-cmd"), "dbchk"],
-            env={**os.environ, "UNIQUEID_DATABASE_URL": f"sqlite:///{path}"},
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        assert result.returncode == 0, result.stderr
+    with bound(tmp_path, mounted):
+        for path in (mounted / "real.sqlite3", mounted / "link.sqlite3"):
+            result = run_cmd("dbchk", UNIQUEID_DATABASE_URL=f"sqlite:///{path}")
+            assert result.returncode == 0, result.stderr
