@@ -153,3 +153,13 @@ def test_the_shipped_file_is_valid_and_says_nothing_but_the_default(tmp_path: Pa
     text = (CHECKOUT / "config.cfg").read_text()
     for row in rows():
         assert row.keys[0] in text
+
+
+def test_a_setting_that_was_removed_has_a_hint(tmp_path: Path) -> None:
+    """`reserve` is unknown: the client's prefetch serves single IDs from memory."""
+    file = write(tmp_path / "f.cfg", "[uniqueid]\nreserve = 100\n")
+    with pytest.raises(ConfigError, match=r"\[uniqueid\] reserve .*no setting.*Client\.ids\(\)"):
+        load(file, {})
+    (warning,) = load(None, {"UNIQUEID_RESERVE": "100"}).warnings
+    assert "UNIQUEID_RESERVE is no setting and is ignored" in warning
+    assert "Client.ids()" in warning
