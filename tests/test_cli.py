@@ -36,6 +36,50 @@ def test_dbchk_says_what_mends_an_absent_database() -> None:
     assert not Path("db.sqlite3").exists()
 
 
+def test_a_file_that_lost_its_url_starts_no_counters(tmp_path: Path) -> None:
+    """The default would be an empty file next to it: dbchk, show and the server name that file."""
+    Path("config.cfg").write_text("[database]\nconnect_attempts = 1\n")
+    for command in (["dbchk"], ["show"], ["advance", "--mode", "file", "--to", "5"]):
+        result = cmd(*command)
+        assert result.returncode == 1
+        assert f"there is no file {tmp_path}/db.sqlite3 yet" in result.stderr
+        assert "otherwise correct [database] url" in result.stderr
+    served = subprocess.run(
+        [sys.executable, "-c", "import uniqueid.wsgi"], capture_output=True, text=True, check=False
+    )
+    assert served.returncode != 0
+    assert f"there is no file {tmp_path}/db.sqlite3 yet" in served.stderr
+    assert "Traceback" not in served.stderr
+    assert not list(tmp_path.glob("db.sqlite3*"))
+
+
+@pytest.mark.parametrize("option", [["--no-create"], ["--create-until", "2026-01-31T12:00:00Z"]])
+def test_dbsync_refuses_to_create(option: list[str], tmp_path: Path) -> None:
+    """Neither a file nor tables in an empty one; existing tables are brought up to date."""
+    for empty in (False, True):
+        if empty:
+            with closing(sqlite3.connect("db.sqlite3")) as connection:
+                connection.execute("VACUUM")
+        refused = cmd("dbsync", *option)
+        assert refused.returncode == 1
+        assert "database.initialize=true" in refused.stderr
+        assert "Traceback" not in refused.stderr
+        assert Path("db.sqlite3").exists() == empty
+    Path("db.sqlite3").unlink()
+    created = cmd("dbsync", "--create-until", "2999-01-31T12:00:00Z")
+    assert created.returncode == 0
+    assert "new counters created, every mode starts at 1" in created.stderr
+    assert cmd("dbsync", *option).returncode == 0
+
+
+@pytest.mark.parametrize("time", ["soon", "2026-01-31", "2026-01-31T12:00:00"])
+def test_a_time_that_cannot_be_used_is_named(time: str) -> None:
+    """With what is allowed."""
+    result = cmd("dbsync", "--create-until", time)
+    assert result.returncode == 2
+    assert f"{time!r} must be a time with its offset, as 2026-01-31T12:00:00Z" in result.stderr
+
+
 def test_config_prints_what_counts_and_where_it_came_from() -> None:
     """Passwords hidden."""
     url = "mysql://u:secret@h/db"
