@@ -424,7 +424,10 @@ def ratios(found: list[Contestant], clients: list[int], commits: dict[str, float
 
 def compared(mine: list[Load], theirs: list[Load]) -> str:
     """The ratios between the rounds of two contestants, and the busy shares next to the rates'."""
-    pairs = list(zip(mine, theirs, strict=True))
+    # In a round without a response there is nothing to compare with.
+    pairs = [(a, b) for a, b in zip(mine, theirs, strict=True) if b.rate and b.p99]
+    if not pairs:
+        return "no response"
     ours, others = (statistics.median(load.busy for load in loads) for loads in (mine, theirs))
     mark = "" if min(ours, others) >= SATURATED else "*"
     return (

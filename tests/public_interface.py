@@ -203,6 +203,14 @@ def _tables(path: Path) -> list[str]:
         return [sql for (sql,) in rows]
 
 
+def options(helps: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The options and words of each help, whose layout depends on the version of Python."""
+    return {
+        name: sorted(set(re.findall(r"--?[a-zA-Z][\w-]*|\w+", " ".join(lines))))
+        for name, lines in helps.items()
+    }
+
+
 def render(interface: dict[str, Any]) -> str:
     return json.dumps(interface, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 

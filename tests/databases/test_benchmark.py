@@ -18,7 +18,7 @@ def test_the_benchmark_runs_and_finds_no_duplicate(tmp_path: Path) -> None:
     file, picture = tmp_path / "result.json", tmp_path / "plot.png"
     command = [sys.executable, str(CHECKOUT / "benchmarks" / "bench.py"), "--json", str(file)]
     result = subprocess.run(
-        [*command, "--plot", str(picture), "--clients=16", "--rounds=1", "--seconds=1"],
+        [*command, "--plot", str(picture), "--clients=16", "--rounds=1", "--seconds=2"],
         capture_output=True,
         text=True,
         check=False,
@@ -26,7 +26,7 @@ def test_the_benchmark_runs_and_finds_no_duplicate(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     rows = json.loads(file.read_text())["rows"]
     ours = [row for row in rows if row["contestant"].startswith("this service")]
-    assert len(ours) == 6
+    assert len(ours) == 3
     assert {row["database"] for row in ours} == {"SQLite", "MariaDB", "PostgreSQL"}
     for row in ours:
         assert row["duplicates"] == row["errors"] == 0
