@@ -1,4 +1,5 @@
-"""A clock, and a store without a database, whose transactions a test can hold up."""
+"""A clock; an allocator that counts; and a store without a database, whose transactions a test can
+hold up."""
 
 from __future__ import annotations
 
@@ -7,9 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from uniqueid.database.journal import Plan, Record
-from uniqueid.database.store import Advanced
 from uniqueid.errors import MAX_ID, CounterExhausted, CounterRegressed, UniqueIDError
-from uniqueid.model import Entry
+from uniqueid.model import Allocation, AllocationRecord, CounterUpdate
 
 
 class Clock:
@@ -20,6 +20,24 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class FakeAllocator:
+    """Allocates IDs from one counter for all modes, or raises an error."""
+
+    def __init__(self, error: Exception | None = None, *, first: int = 1) -> None:
+        self.error = error
+        self.next_id = first
+        self.batch_size = 1
+        self.requests: list[tuple[str, int]] = []
+        """Mode and count of each, refused ones included."""
+
+    def allocate(self, mode: str, count: int, record: AllocationRecord | None = None) -> Allocation:
+        self.requests.append((mode, count))
+        if self.error is not None:
+            raise self.error
+        first, self.next_id = self.next_id, self.next_id + count
+        return Allocation(first, self.batch_size)
 
 
 class FakeStore:
@@ -45,7 +63,7 @@ class FakeStore:
         self.disconnected = threading.Event()
         self.rows: dict[tuple[str, str], Record] = {}
         """The journal's rows that have a key."""
-        self.inserted: list[Entry] = []
+        self.inserted: list[AllocationRecord] = []
         """What was recorded, with a key or without."""
         self.errors_after_commit: list[Exception] = []
         """Raised after what was asked for was done: a COMMIT whose answer is lost."""
@@ -53,29 +71,29 @@ class FakeStore:
     def advance(
         self,
         totals: Mapping[str, int],
-        floors: Mapping[str, int],
+        high_water_marks: Mapping[str, int],
         *,
-        repair: bool,
+        repair: bool = True,
         deadline: float,
-        entries: Sequence[Entry] = (),
-    ) -> dict[str, Advanced | UniqueIDError]:
+        records: Sequence[AllocationRecord] = (),
+    ) -> dict[str, CounterUpdate | UniqueIDError]:
         self.arrived.release()
         self.gate.wait(30)
         if self.errors:
             raise self.errors.pop(0)
         self.transactions.append(dict(totals))
-        before: dict[tuple[str, str], Entry] = {}
+        before: dict[tuple[str, str], AllocationRecord] = {}
         plans = {
-            mode: Plan([entry for entry in entries if entry.mode == mode], self.rows, before)
+            mode: Plan([record for record in records if record.mode == mode], self.rows, before)
             for mode in totals
-            if any(entry.mode == mode for entry in entries)
+            if any(record.mode == mode for record in records)
         }
-        results: dict[str, Advanced | UniqueIDError] = {}
+        results: dict[str, CounterUpdate | UniqueIDError] = {}
         for mode, asked in totals.items():
             plan = plans.get(mode)
-            count = asked if plan is None else asked - plan.spared
+            count = asked if plan is None else asked - plan.unused
             found = self.values.get(mode, 1)
-            first = max(found, floors.get(mode, 1))
+            first = max(found, high_water_marks.get(mode, 1))
             if mode in self.outcomes:
                 results[mode] = self.outcomes[mode]
             elif first > found and not repair:
@@ -84,14 +102,16 @@ class FakeStore:
                 results[mode] = CounterExhausted(mode, count, MAX_ID + 1 - first)
             else:
                 self.values[mode] = first + count
-                done = results[mode] = Advanced(mode, first, found, first > found)
+                done = results[mode] = CounterUpdate(mode, first, count, found, first > found)
                 if plan is not None:
                     results[mode] = self._record(done, plan, first + count - plan.taken)
         if self.errors_after_commit:
             raise self.errors_after_commit.pop(0)
         return results
 
-    def advance_alone(self, mode: str, count: int, floors: Mapping[str, int]) -> Advanced | None:
+    def advance_alone(
+        self, mode: str, count: int, floors: Mapping[str, int]
+    ) -> CounterUpdate | None:
         if not self.alone:
             return None
         self.arrived.release()
@@ -106,9 +126,9 @@ class FakeStore:
         self.singles.append((mode, count))
         first = self.values[mode]
         self.values[mode] = first + count
-        return Advanced(mode, first, first)
+        return CounterUpdate(mode, first, count, first)
 
-    def _record(self, done: Advanced, plan: Plan, first: int) -> Advanced:
+    def _record(self, done: CounterUpdate, plan: Plan, first: int) -> CounterUpdate:
         rows, placed = plan.place(first)
         for entry, start in rows:
             self.inserted.append(entry)
@@ -126,7 +146,7 @@ class FakeStore:
                     entry.request_id,
                     0,
                 )
-        return replace(done, recorded=tuple(placed), spared=plan.spared)
+        return replace(done, records=tuple(placed))
 
     def counters(self) -> dict[str, int]:
         return dict(self.values)

@@ -26,7 +26,7 @@ from uniqueid.errors import (
     TooManyModes,
     Unexpected,
 )
-from uniqueid.model import Entry
+from uniqueid.model import Allocation, AllocationRecord
 from uniqueid.monitoring.metrics import Metrics
 
 
@@ -37,7 +37,7 @@ class Crowd:
         self.allocator = allocator
         self.pool = pool
 
-    def ask(self, mode: str, count: int) -> Future[int]:
+    def ask(self, mode: str, count: int) -> Future[Allocation]:
         """Let one more caller wait; it stands in the queue when this returns."""
         before = self.allocator.waiting
         future = self.pool.submit(self.allocator.allocate, mode, count)
@@ -67,7 +67,7 @@ def crowd(allocator: Allocator) -> Iterator[Crowd]:
         yield Crowd(allocator, pool)
 
 
-def hold_up(store: FakeStore, crowd: Crowd) -> Future[int]:
+def hold_up(store: FakeStore, crowd: Crowd) -> Future[Allocation]:
     """Close the gate with one request behind it; the next ones have to wait."""
     store.gate.clear()
     future = crowd.pool.submit(crowd.allocator.allocate, "first", 1)
@@ -77,8 +77,8 @@ def hold_up(store: FakeStore, crowd: Crowd) -> Future[int]:
 
 def test_ranges_of_a_mode_follow_each_other_from_1(allocator: Allocator) -> None:
     """The first allocation of a mode starts at 1, the next continues without a gap."""
-    assert [allocator.allocate("file", count) for count in (10, 1, 5)] == [1, 11, 12]
-    assert allocator.allocate("upload_job", 1) == 1
+    assert [allocator.allocate("file", count).first for count in (10, 1, 5)] == [1, 11, 12]
+    assert allocator.allocate("upload_job", 1).first == 1
 
 
 def test_requests_that_wait_share_one_transaction(store: FakeStore, crowd: Crowd) -> None:
@@ -86,9 +86,9 @@ def test_requests_that_wait_share_one_transaction(store: FakeStore, crowd: Crowd
     first = hold_up(store, crowd)
     others = [crowd.ask(mode, count) for mode, count in [("a", 3), ("b", 5), ("a", 4)] * 10]
     store.gate.set()
-    assert first.result(30) == 1
-    assert [future.result(30) for future in others[:3]] == [1, 1, 4]
-    assert [future.result(30) for future in others[-3:]] == [64, 46, 67]
+    assert first.result(30).first == 1
+    assert [future.result(30).first for future in others[:3]] == [1, 1, 4]
+    assert [future.result(30).first for future in others[-3:]] == [64, 46, 67]
     assert store.transactions == [{"first": 1}, {"a": 70, "b": 50}]
 
 
@@ -106,7 +106,7 @@ def test_nobody_is_answered_before_the_commit(store: FakeStore, crowd: Crowd) ->
     assert not first.done()
     assert not second.done()
     store.gate.set()
-    assert second.result(30) == 1
+    assert second.result(30).first == 1
 
 
 def test_a_batch_is_bounded(store: FakeStore) -> None:
@@ -117,7 +117,7 @@ def test_a_batch_is_bounded(store: FakeStore) -> None:
         hold_up(store, crowd)
         futures = [crowd.ask("a", 1) for _ in range(10)]
         store.gate.set()
-        assert sorted(future.result(30) for future in futures) == list(range(1, 11))
+        assert sorted(future.result(30).first for future in futures) == list(range(1, 11))
     assert [sum(totals.values()) for totals in store.transactions] == [1, 4, 4, 2]
     assert allocator.close(30)
 
@@ -132,7 +132,7 @@ def test_a_full_queue_refuses_at_once(store: FakeStore) -> None:
         with pytest.raises(Overloaded, match="2 requests"):
             allocator.allocate("a", 1)
         store.gate.set()
-        assert sorted(future.result(30) for future in futures) == [1, 2]
+        assert sorted(future.result(30).first for future in futures) == [1, 2]
     assert allocator.close(30)
 
 
@@ -142,13 +142,13 @@ def test_only_what_does_not_fit_fails_when_a_counter_ends(store: FakeStore, crow
     hold_up(store, crowd)
     asked = [crowd.ask("a", count) for count in (4, 7, 6, 1)] + [crowd.ask("b", 2)]
     store.gate.set()
-    assert asked[0].result(30) == MAX_ID - 9
+    assert asked[0].result(30).first == MAX_ID - 9
     with pytest.raises(CounterExhausted, match="mode 'a' has 6 IDs left"):
         asked[1].result(30)
-    assert asked[2].result(30) == MAX_ID - 5
+    assert asked[2].result(30).first == MAX_ID - 5
     with pytest.raises(CounterExhausted, match="has 0 IDs left"):
         asked[3].result(30)
-    assert asked[4].result(30) == 1
+    assert asked[4].result(30).first == 1
     assert store.values["a"] == MAX_ID + 1
 
 
@@ -160,18 +160,18 @@ def test_a_mode_that_is_refused_fails_alone(store: FakeStore, crowd: Crowd) -> N
     store.gate.set()
     with pytest.raises(TooManyModes):
         refused.result(30)
-    assert served.result(30) == 1
+    assert served.result(30).first == 1
 
 
 def test_a_locked_mode_waits_without_the_others(store: FakeStore, crowd: Crowd) -> None:
     """It is tried again by itself and gets its IDs when the lock is gone."""
     store.outcomes["locked"] = ModeBusy("locked")
     locked = crowd.ask("locked", 5)
-    assert crowd.ask("file", 1).result(30) == 1
+    assert crowd.ask("file", 1).result(30).first == 1
     wait_until(lambda: len(store.transactions) >= 3, "another try")
     assert not locked.done()
     del store.outcomes["locked"]
-    assert locked.result(30) == 1
+    assert locked.result(30).first == 1
 
 
 def test_a_locked_mode_is_given_up_at_the_deadline(store: FakeStore) -> None:
@@ -202,7 +202,7 @@ def test_an_unexpected_error_fails_its_batch_and_not_the_committer(
     assert {line.rpartition(" ")[2] for line in told} == references
     assert told[1].startswith("a batch of 5 requests failed")
     assert "ZeroDivisionError: five" in caplog.text
-    assert allocator.allocate("file", 1) >= 1
+    assert allocator.allocate("file", 1).first >= 1
 
 
 def test_a_database_that_is_down_refuses_all_who_wait_and_those_who_come(
@@ -224,7 +224,7 @@ def test_a_database_that_is_down_refuses_all_who_wait_and_those_who_come(
     assert store.transactions == []
     store.ping_error = None
     wait_until(lambda: allocator.down is None, "the database being found again")
-    assert allocator.allocate("a", 1) == 1
+    assert allocator.allocate("a", 1).first == 1
 
 
 def test_a_database_that_hangs_is_found_out_once(store: FakeStore) -> None:
@@ -240,7 +240,7 @@ def test_a_database_that_hangs_is_found_out_once(store: FakeStore) -> None:
             allocator.allocate("a", 1)
         store.gate.set()
         wait_until(lambda: allocator.down is None, "the database answering")
-    assert allocator.allocate("a", 1) == 1
+    assert allocator.allocate("a", 1).first == 1
     assert allocator.close(30)
 
 
@@ -254,7 +254,7 @@ def test_a_request_that_gave_up_in_the_queue_takes_no_ids(store: FakeStore) -> N
             assert isinstance(future.exception(30), DatabaseUnavailable)
         store.gate.set()
         wait_until(lambda: allocator.down is None, "the database answering")
-    assert allocator.allocate("late", 1) == 1
+    assert allocator.allocate("late", 1).first == 1
     assert allocator.close(30)
 
 
@@ -269,7 +269,7 @@ def test_closing_answers_what_is_queued_and_refuses_what_comes(
     with pytest.raises(Closing):
         allocator.allocate("a", 1)
     store.gate.set()
-    assert sorted(future.result(30) for future in waiting) == list(range(1, 21))
+    assert sorted(future.result(30).first for future in waiting) == list(range(1, 21))
     assert closed.result(30)
     assert store.disconnected.is_set()
 
@@ -281,7 +281,7 @@ def test_a_counter_that_went_back_is_raised_above_what_was_handed_out(
     allocator.allocate("file", 100)
     allocator.allocate("other", 50)
     store.values = {"file": 41}
-    assert allocator.allocate("file", 5) == 101
+    assert allocator.allocate("file", 5).first == 101
     wait_until(lambda: store.values.get("other") == 51, "the other counter being raised")
     assert store.values["file"] == 106
 
@@ -290,7 +290,7 @@ def test_a_counter_that_went_back_is_raised_above_what_was_handed_out(
         return [line for line in lines if "COUNTER WENT BACK" in line]
 
     wait_until(lambda: len(told()) >= 2, "both being told")
-    assert allocator.allocate("file", 5) == 106
+    assert allocator.allocate("file", 5).first == 106
     assert "'file'" in told()[0]
     assert "is 41," in told()[0]
     assert "up to 100 " in told()[0]
@@ -321,7 +321,7 @@ def test_stop_refuses_everything_until_the_counter_was_advanced(store: FakeStore
     assert store.values == {"file": 41}
     store.values["file"] = 101
     wait_until(lambda: not allocator.regressed, "the counter being found mended")
-    assert allocator.allocate("file", 1) == 101
+    assert allocator.allocate("file", 1).first == 101
     assert allocator.close(30)
 
 
@@ -361,7 +361,7 @@ def test_ranges_are_disjoint_contiguous_and_all_there(
     def client(number: int) -> list[tuple[str, int, int]]:
         barrier.wait(30)
         return [
-            (mode, allocator.allocate(mode, count), count)
+            (mode, allocator.allocate(mode, count).first, count)
             for mode, count in requests[number::threads]
         ]
 
@@ -390,9 +390,9 @@ def test_of_a_crowd_that_waits_for_long_only_so_many_stay(store: FakeStore) -> N
             with pytest.raises(Overloaded):
                 allocator.allocate("file", 1)
             store.gate.set()
-            firsts = [call.result(30) for call in calls if call not in refused]
+            firsts = [call.result(30).first for call in calls if call not in refused]
         assert len(set(firsts)) == 3
-        assert allocator.allocate("file", 1) > max(firsts)
+        assert allocator.allocate("file", 1).first > max(firsts)
     finally:
         store.gate.set()
         allocator.close(30)
@@ -420,7 +420,7 @@ def test_a_database_that_answers_and_yet_fails_is_told_once(
         with pytest.raises(DatabaseUnavailable):
             allocator.allocate("file", 1)
         wait_until(lambda: allocator.down is None, "the database being asked")
-    assert allocator.allocate("file", 1) == 1
+    assert allocator.allocate("file", 1).first == 1
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2
     assert "no space" in told[0]
@@ -439,11 +439,11 @@ class Alone:
         options = {"request_timeout": 30, **options}
         self.allocator = Allocator(store, **options)
         store.alone = True
-        assert self.ask("file", 10).result(30) == 1
+        assert self.ask("file", 10).result(30).first == 1
         store.arrived.acquire(timeout=30)
         self.settle()
 
-    def ask(self, mode: str, count: int, **more: Any) -> Future[int]:
+    def ask(self, mode: str, count: int, **more: Any) -> Future[Allocation]:
         """One more caller. Not this thread, which is never alone."""
         return self.pool.submit(self.allocator.allocate, mode, count, **more)
 
@@ -463,11 +463,10 @@ def alone(store: FakeStore) -> Iterator[Alone]:
 
 def test_a_caller_who_is_alone_needs_no_committer(alone: Alone, store: FakeStore) -> None:
     """One statement each, in turn, told like any other transaction."""
-    facts: dict[str, object] = {}
-    assert [alone.ask("file", 5, facts=facts).result(30) for _ in range(3)] == [11, 16, 21]
+    answers = [alone.ask("file", 5).result(30) for _ in range(3)]
+    assert answers == [Allocation(first, 1) for first in (11, 16, 21)]
     assert store.transactions == [{"file": 10}]
     assert store.singles == [("file", 5)] * 3
-    assert facts == {"batch": 1}
     assert alone.allocator.floors == {"file": 26}
 
 
@@ -476,7 +475,7 @@ def test_what_is_handed_out_alone_is_counted(store: FakeStore) -> None:
     metrics = Metrics()
     with ThreadPoolExecutor(1) as pool:
         alone = Alone(store, pool, observer=metrics)
-        assert alone.ask("file", 5).result(30) == 11
+        assert alone.ask("file", 5).result(30).first == 11
         assert alone.allocator.close(30)
     text = metrics.render().decode()
     assert "uniqueid_transactions_total 2.0" in text
@@ -495,8 +494,8 @@ def test_who_comes_while_one_is_alone_waits_for_the_committer(
     wait_until(lambda: alone.allocator.waiting == 3, "three that wait")
     assert not first.done()
     store.gate.set()
-    assert first.result(30) == 11
-    assert sorted(other.result(30) for other in others) == [12, 14, 16]
+    assert first.result(30).first == 11
+    assert sorted(other.result(30).first for other in others) == [12, 14, 16]
     assert store.singles == [("file", 1)]
     assert store.transactions[1:] == [{"file": 6}]
 
@@ -523,10 +522,10 @@ def test_what_one_statement_cannot_do_is_the_committers(
 ) -> None:
     """A counter that is elsewhere, and even a mistake in this program: no caller sees it."""
     store.values["file"] = 5
-    assert alone.ask("file", 1).result(30) == 11
+    assert alone.ask("file", 1).result(30).first == 11
     alone.settle()
     store.errors = [ValueError("a mistake")]
-    assert alone.ask("file", 1).result(30) == 12
+    assert alone.ask("file", 1).result(30).first == 12
     assert store.singles == []
     assert "ValueError: a mistake" in caplog.text
 
@@ -535,10 +534,10 @@ def test_a_counter_that_went_back_is_below_what_was_handed_out_alone(
     alone: Alone, store: FakeStore
 ) -> None:
     """The guard knows of those IDs, whichever way they went out."""
-    assert alone.ask("file", 100).result(30) == 11
+    assert alone.ask("file", 100).result(30).first == 11
     store.values["file"] = 11
     alone.settle()
-    assert alone.ask("file", 1).result(30) == 111
+    assert alone.ask("file", 1).result(30).first == 111
 
 
 def test_stop_refuses_a_caller_who_is_alone_as_well(store: FakeStore) -> None:
@@ -575,7 +574,7 @@ def test_a_statement_without_an_answer_has_the_committer_look(store: FakeStore) 
         store.ping_error = None
         wait_until(lambda: alone.allocator.down is None, "the database being found again")
         # What it has done by then is nobody's.
-        assert alone.ask("file", 1).result(30) == 11
+        assert alone.ask("file", 1).result(30).first == 11
         assert alone.allocator.close(30)
 
 
@@ -590,7 +589,7 @@ def test_a_statement_that_hangs_is_found_out_by_those_who_wait(store: FakeStore)
             alone.ask("file", 1).result(30)
         assert alone.allocator.down is not None
         store.gate.set()
-        assert stuck.result(30) == 11
+        assert stuck.result(30).first == 11
         wait_until(lambda: alone.allocator.down is None, "the database answering")
         assert alone.allocator.close(30)
 
@@ -606,7 +605,7 @@ def test_nobody_is_alone_after_the_close(alone: Alone, store: FakeStore) -> None
     with pytest.raises(Closing):
         alone.ask("file", 1).result(30)
     store.gate.set()
-    assert last.result(30) == 11
+    assert last.result(30).first == 11
     assert closed.result(30)
     with pytest.raises(Closing):
         alone.ask("file", 1).result(30)
@@ -621,10 +620,10 @@ def test_a_counter_that_somebody_holds_locked_leaves_nobody_alone(
     waiting = alone.ask("locked", 1)
     wait_until(lambda: bool(alone.allocator._deferred.tickets), "the locked mode")
     alone.settle()
-    assert alone.ask("file", 1).result(30) == 11
+    assert alone.ask("file", 1).result(30).first == 11
     assert store.singles == []
     del store.outcomes["locked"]
-    assert waiting.result(30) == 1
+    assert waiting.result(30).first == 1
 
 
 def test_when_callers_never_do_it_themselves(store: FakeStore) -> None:
@@ -638,12 +637,12 @@ def test_when_callers_never_do_it_themselves(store: FakeStore) -> None:
 
 def test_the_main_thread_never_does_it(alone: Alone, store: FakeStore) -> None:
     """There a signal could end it in the middle of its statement."""
-    assert alone.allocator.allocate("file", 1) == 11
+    assert alone.allocator.allocate("file", 1).first == 11
     assert store.singles == []
 
 
 def test_requests_with_an_entry_are_the_committers(alone: Alone, store: FakeStore) -> None:
     """Theirs is more than one statement."""
-    entry = Entry("file", 1, "key", "", "client", "id", 1, 2)
-    assert alone.ask("file", 1, entry=entry).result(30) == 11
+    entry = AllocationRecord("file", 1, "key", "", "client", "id", 1, 2)
+    assert alone.ask("file", 1, record=entry).result(30).first == 11
     assert store.singles == []

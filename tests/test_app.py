@@ -7,59 +7,26 @@ import logging
 from typing import Any
 
 import pytest
-from web import Response, call
+from fakes import FakeAllocator
+from web import Response, assert_never_cached, assert_problem, call
 
 from uniqueid import errors
 from uniqueid.monitoring.metrics import Metrics
-from uniqueid.web.app import MAX_BODY, MAX_TARGET, NEVER_CACHED, make_app
+from uniqueid.web.app import MAX_BODY, MAX_TARGET, make_app
 from uniqueid.web.parameters import Limits
 
 
-class Counting:
-    """An allocator that is a counter; or raises what it is told to."""
-
-    def __init__(self) -> None:
-        self.next_id = 1
-        self.asked: list[tuple[str, int]] = []
-        self.error: Exception | None = None
-
-    def allocate(self, mode: str, count: int) -> int:
-        self.asked.append((mode, count))
-        if self.error is not None:
-            raise self.error
-        first, self.next_id = self.next_id, self.next_id + count
-        return first
+@pytest.fixture
+def allocator() -> FakeAllocator:
+    return FakeAllocator()
 
 
 @pytest.fixture
-def allocator() -> Counting:
-    return Counting()
-
-
-@pytest.fixture
-def app(allocator: Counting) -> object:
+def app(allocator: FakeAllocator) -> object:
     return make_app(allocator, Limits(), metrics=Metrics())
 
 
-def assert_problem(response: Response, status: int, type: str) -> None:
-    """A problem document of RFC 9457 with the old service's keys, which no cache keeps."""
-    assert response.status == status
-    assert response.headers["Content-Type"] == "application/problem+json"
-    document = response.json
-    assert document["type"] == type
-    assert document["status"] == status
-    assert document["title"]
-    assert document["message"] == document["detail"] != ""
-    assert "Traceback" not in response.body.decode()
-    assert_never_cached(response)
-
-
-def assert_never_cached(response: Response) -> None:
-    assert {name: response.headers.get(name) for name, _ in NEVER_CACHED} == dict(NEVER_CACHED)
-    assert not {"etag", "last-modified"} & {name.lower() for name in response.headers}
-
-
-def test_the_root_says_what_it_always_said(app: object, allocator: Counting) -> None:
+def test_the_root_says_what_it_always_said(app: object, allocator: FakeAllocator) -> None:
     """Deployments check GET / and expect this message and no allocation."""
     response = call(app, "GET", "/")
     assert response.status == 200
@@ -67,7 +34,7 @@ def test_the_root_says_what_it_always_said(app: object, allocator: Counting) -> 
     assert response.headers["Content-Type"] == "application/json"
     assert_never_cached(response)
     assert call(app, "HEAD", "/").status == 200
-    assert allocator.asked == []
+    assert allocator.requests == []
 
 
 REQUESTS = (
@@ -106,7 +73,7 @@ def test_bottles_dispatch_would_answer_the_same(
         lambda app: app.add_hook("before_request", lambda: seen.append("hook")),
         lambda app: app.install(lambda callback: seen.append("plug-in") or callback),
     ):
-        allocator = Counting()
+        allocator = FakeAllocator()
         allocator.error = error
         app = make_app(allocator, Limits(), metrics=Metrics())
         change(app)
@@ -114,7 +81,7 @@ def test_bottles_dispatch_would_answer_the_same(
         for answer in got:
             if answer.status == 500:
                 answer.body = answer.headers["Content-Length"] = b""
-        answers.append((got, allocator.asked))
+        answers.append((got, allocator.requests))
     assert answers[0] == answers[1] == answers[2]
     assert seen.count("hook") == len(REQUESTS)
     assert "plug-in" in seen
@@ -132,21 +99,23 @@ def test_getid_answers_under_each_spelling_of_its_path(app: object, method: str,
     assert call(app, method, f"{path}?range=1&mode=file").json == {"startIndex": 11, "endIndex": 11}
 
 
-def test_a_post_takes_its_parameters_from_the_form_too(app: object, allocator: Counting) -> None:
+def test_a_post_takes_its_parameters_from_the_form_too(
+    app: object, allocator: FakeAllocator
+) -> None:
     """In the body, in the query or in both, but none twice."""
     assert call(app, "POST", "/getid", b"range=2&mode=f%C3%A4").status == 200
     assert call(app, "POST", "/getid?range=3", b"mode=b").status == 200
-    assert allocator.asked == [("fä", 2), ("b", 3)]
+    assert allocator.requests == [("fä", 2), ("b", 3)]
     assert_problem(call(app, "POST", "/getid?range=3", b"mode=b&range=3"), 400, "bad-range")
 
 
 def test_an_empty_bundle_gets_the_old_answer_and_nothing_else(
-    app: object, allocator: Counting
+    app: object, allocator: FakeAllocator
 ) -> None:
     """range=0 is a 200 with -1 and -3, and no transaction."""
     response = call(app, "GET", "/getid?range=0&mode=file")
     assert (response.status, response.json) == (200, {"startIndex": -1, "endIndex": -3})
-    assert allocator.asked == []
+    assert allocator.requests == []
 
 
 @pytest.mark.parametrize(
@@ -167,7 +136,7 @@ def test_an_empty_bundle_gets_the_old_answer_and_nothing_else(
     ],
 )
 def test_bad_parameters_are_a_400_and_allocate_nothing(
-    app: object, allocator: Counting, query: str, type: str
+    app: object, allocator: FakeAllocator, query: str, type: str
 ) -> None:
     """The document names the parameter, its value and what is allowed."""
     for method in ("GET", "POST"):
@@ -175,7 +144,7 @@ def test_bad_parameters_are_a_400_and_allocate_nothing(
         assert_problem(response, 400, type)
         assert type.removeprefix("bad-") in response.json["detail"]
         assert response.json["errors"][0].keys() == {"parameter", "value", "allowed"}
-    assert allocator.asked == []
+    assert allocator.requests == []
 
 
 @pytest.mark.parametrize(
@@ -191,7 +160,7 @@ def test_bad_parameters_are_a_400_and_allocate_nothing(
     ],
 )
 def test_each_error_has_its_status_and_type(
-    app: object, allocator: Counting, error: Exception, status: int, type: str, retry: bool
+    app: object, allocator: FakeAllocator, error: Exception, status: int, type: str, retry: bool
 ) -> None:
     """And a Retry-After where trying again makes sense; a driver's words stay in the log."""
     allocator.error = error
@@ -202,7 +171,7 @@ def test_each_error_has_its_status_and_type(
 
 
 def test_an_unexpected_error_is_a_500_whose_reference_stands_in_the_log(
-    app: object, allocator: Counting, caplog: pytest.LogCaptureFixture
+    app: object, allocator: FakeAllocator, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No traceback for the client, the whole of it for the operator."""
     allocator.error = ZeroDivisionError("secret")
@@ -230,7 +199,7 @@ def test_an_unexpected_error_is_a_500_whose_reference_stands_in_the_log(
     ],
 )
 def test_what_is_not_served_is_refused_in_json(
-    app: object, allocator: Counting, method: str, target: str, status: int, allow: str | None
+    app: object, allocator: FakeAllocator, method: str, target: str, status: int, allow: str | None
 ) -> None:
     """Unknown paths are 404, other methods 405 with Allow; nothing is allocated."""
     response = call(app, method, target)
@@ -241,7 +210,7 @@ def test_what_is_not_served_is_refused_in_json(
         assert response.body == b""
     else:
         assert_problem(response, status, "about:blank")
-    assert allocator.asked == []
+    assert allocator.requests == []
 
 
 def test_a_path_that_is_no_utf8_is_not_taken_for_another(app: object) -> None:
@@ -261,11 +230,11 @@ def test_a_path_that_is_no_utf8_is_not_taken_for_another(app: object) -> None:
     ],
 )
 def test_a_body_that_cannot_be_read_is_refused(
-    app: object, allocator: Counting, environ: dict[str, str], body: bytes, status: int
+    app: object, allocator: FakeAllocator, environ: dict[str, str], body: bytes, status: int
 ) -> None:
     """Too long, too short, of another type, of no known length."""
     assert_problem(raw(app, {**environ, "wsgi.input": io.BytesIO(body)}), status, "about:blank")
-    assert allocator.asked == []
+    assert allocator.requests == []
 
 
 def raw(app: Any, environ: dict[str, Any]) -> Response:
@@ -281,13 +250,13 @@ def raw(app: Any, environ: dict[str, Any]) -> Response:
     return Response(int(started[0][0][:3]), dict(started[0][1]), content)
 
 
-def test_a_query_that_is_too_long_is_a_414(app: object, allocator: Counting) -> None:
+def test_a_query_that_is_too_long_is_a_414(app: object, allocator: FakeAllocator) -> None:
     """Beyond the longest mode there is no reason for one."""
     response = call(app, "GET", "/getid?range=1&mode=a&x=" + "x" * MAX_TARGET)
     assert_problem(response, 414, "about:blank")
     longest = "range=1&mode=" + "%F0%9F%98%80" * 255
     assert call(app, "GET", f"/getid?{longest}").status == 200
-    assert len(allocator.asked) == 1
+    assert len(allocator.requests) == 1
 
 
 def test_what_is_no_request_at_all_is_a_400(app: object) -> None:
@@ -296,7 +265,7 @@ def test_what_is_no_request_at_all_is_a_400(app: object) -> None:
         assert_problem(raw(app, {missing: ""}), 400, "about:blank")
 
 
-def test_readyz_says_what_is_wrong(allocator: Counting) -> None:
+def test_readyz_says_what_is_wrong(allocator: FakeAllocator) -> None:
     """Each check by name; one that fails makes it a 503."""
     wrong: dict[str, str | None] = {"database": None, "counters": None}
     checks = {name: (lambda name=name: wrong[name]) for name in wrong}
@@ -311,7 +280,7 @@ def test_readyz_says_what_is_wrong(allocator: Counting) -> None:
         assert response.status == 503
         assert response.json["checks"] == {"database": "ok", "counters": "went back"}
         assert call(app, "GET", "/livez").status == 200
-    assert allocator.asked == []
+    assert allocator.requests == []
 
 
 def test_metrics_count_requests_by_route_and_status(app: object) -> None:

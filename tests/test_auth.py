@@ -8,9 +8,8 @@ import os
 from pathlib import Path
 
 import pytest
-from fakes import Clock
-from test_app import Counting, assert_problem
-from web import call
+from fakes import Clock, FakeAllocator
+from web import assert_problem, call
 
 from uniqueid.client import Client, bearer, check_token, read_token
 from uniqueid.errors import ConfigError, Unauthorized
@@ -124,7 +123,7 @@ def test_ids_and_status_have_tokens_of_their_own(file: Path, tmp_path: Path) -> 
     """A 401 is a problem document with a challenge, and allocates nothing."""
     status_file = tmp_path / "status"
     status_file.write_text(line("prometheus", "watch"))
-    allocator = Counting()
+    allocator = FakeAllocator()
     app = make_app(
         allocator,
         Limits(),
@@ -145,7 +144,7 @@ def test_ids_and_status_have_tokens_of_their_own(file: Path, tmp_path: Path) -> 
         assert response.headers["Www-Authenticate"] == 'Bearer error="invalid_token"'
         assert call(app, "GET", target, **header(good)).status == 200
     assert_problem(call(app, "POST", "/getid?range=1&mode=a", b""), 401, "unauthorized")
-    assert allocator.asked == [("a", 1)]
+    assert allocator.requests == [("a", 1)]
     for path in ("/", "/livez"):
         assert call(app, "GET", path).status == 200
     assert call(app, "GET", "/readyz").json["checks"] == {"database": "failed"}

@@ -13,6 +13,7 @@ from pathlib import Path
 import network
 import pytest
 import servers
+from fakes import FakeAllocator
 from servers import BIN, CHECKOUT
 
 from uniqueid import config
@@ -76,19 +77,14 @@ def test_every_command_and_option_is_documented(
             assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", pages), option
 
 
-class Nobody:
-    """An allocator that is not asked."""
-
-    def allocate(self, mode: str, count: int) -> int:
-        raise AssertionError
-
-
 def test_every_route_is_documented() -> None:
     """Each path with its methods is in the table of docs/http.md."""
     routes: dict[str, set[str]] = {}
     counted = metrics.Metrics()
     page = status.Status(counted, {}, {})
-    made = app.make_app(Nobody(), parameters.Limits(), metrics=counted, status=page, description={})
+    made = app.make_app(
+        FakeAllocator(), parameters.Limits(), metrics=counted, status=page, description={}
+    )
     for route in made.routes:
         if route.callback.__name__ != "refuse":
             routes.setdefault(route.rule, set()).add(route.method)

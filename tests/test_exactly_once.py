@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-from fakes import FakeStore
+from fakes import FakeAllocator, FakeStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import wait_until
@@ -26,7 +26,7 @@ from uniqueid.errors import (
     KeyInFlight,
     KeyReused,
 )
-from uniqueid.model import Entry
+from uniqueid.model import Allocation, AllocationRecord
 from uniqueid.monitoring.metrics import Metrics
 from uniqueid.web.app import Keeping, make_app
 from uniqueid.web.auth import Tokens
@@ -35,8 +35,8 @@ from uniqueid.web.parameters import Limits
 KEY = "8e03978e-40d5-43dd-bc93-6894a57f9324"
 
 
-def entry(mode: str, size: int, key: str | None = KEY) -> Entry:
-    return Entry(mode, size, key, request_id=str(random.random()))
+def entry(mode: str, size: int, key: str | None = KEY) -> AllocationRecord:
+    return AllocationRecord(mode, size, key, request_id=str(random.random()))
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ class Crowd:
         self.first = pool.submit(allocator.allocate, "first", 1)
         assert store.arrived.acquire(timeout=30)
 
-    def ask(self, mode: str, size: int, one: Entry | None = None) -> Future[int]:
+    def ask(self, mode: str, size: int, one: AllocationRecord | None = None) -> Future[Allocation]:
         before = self.allocator.waiting
-        future = self.pool.submit(self.allocator.allocate, mode, size, None, one)
+        future = self.pool.submit(self.allocator.allocate, mode, size, one)
         wait_until(lambda: self.allocator.waiting > before, "a caller waiting")
         return future
 
@@ -83,7 +83,7 @@ def test_requests_with_and_without_keys_share_one_transaction(
     allocator: Allocator, store: FakeStore, metrics: Metrics
 ) -> None:
     """One allocation for a key that is there twice, also when it had been there before."""
-    assert allocator.allocate("a", 5, None, entry("a", 5, "an older key....")) == 1
+    assert allocator.allocate("a", 5, entry("a", 5, "an older key....")).first == 1
     with ThreadPoolExecutor(16) as pool:
         crowd = Crowd(allocator, store, pool)
         plain = [crowd.ask("a", 3), crowd.ask("b", 2)]
@@ -92,39 +92,20 @@ def test_requests_with_and_without_keys_share_one_transaction(
         other = crowd.ask("a", 9, entry("a", 9))
         last = crowd.ask("a", 4, entry("a", 4, None))
         store.gate.set()
-        assert [future.result(30) for future in plain] == [6, 1]
-        assert [future.result(30) for future in keyed] == [9, 9, 1]
+        assert [future.result(30).first for future in plain] == [6, 1]
+        ranges = [(future.result(30).first, future.result(30).replayed) for future in keyed]
+        assert ranges == [(9, False), (9, True), (1, True)]
         with pytest.raises(KeyReused, match="with range 10 and mode 'a': send a new key"):
             other.result(30)
-        assert last.result(30) == 19
-    assert [one.replayed for one in entries] == [False, True, True]
+        assert last.result(30).first == 19
     assert store.transactions[2:] == [{"a": 3 + 10 + 10 + 5 + 9 + 4, "b": 2}]
     assert store.values == {"a": 23, "b": 3, "first": 2}
     assert allocator.floors == {"a": 23, "b": 3, "first": 2}
-    assert allocator.allocate("a", 1) == 23
+    assert allocator.allocate("a", 1).first == 23
     text = metrics.render().decode()
     assert "uniqueid_replays_total 2.0" in text
     assert 'uniqueid_ids_total{mode="a"} 23.0' in text
     assert 'uniqueid_allocations_total{mode="a"} 5.0' in text
-
-
-def test_no_entry_reaches_the_store_where_there_is_none(store: FakeStore) -> None:
-    """Requests without keys call it as ever, also after one with a key."""
-    calls: list[frozenset[str]] = []
-    advance = store.advance
-
-    def note(*arguments: object, **options: object) -> object:
-        calls.append(frozenset(options))
-        return advance(*arguments, **options)  # type: ignore[arg-type]
-
-    store.advance = note  # type: ignore[method-assign, assignment]
-    allocator = Allocator(store)
-    allocator.allocate("a", 1)
-    allocator.allocate("a", 1, None, entry("a", 1))
-    allocator.allocate("a", 1)
-    assert allocator.close(30)
-    plain = {"repair", "deadline"}
-    assert calls == [plain, {*plain, "entries"}, plain]
 
 
 def test_at_the_end_of_a_counter_replays_are_met_and_the_rest_as_far_as_it_fits(
@@ -132,7 +113,7 @@ def test_at_the_end_of_a_counter_replays_are_met_and_the_rest_as_far_as_it_fits(
 ) -> None:
     """First come, first served, and who had its range before needs none."""
     store.values["a"] = MAX_ID - 9
-    assert allocator.allocate("a", 4, None, entry("a", 4)) == MAX_ID - 9
+    assert allocator.allocate("a", 4, entry("a", 4)).first == MAX_ID - 9
     with ThreadPoolExecutor(8) as pool:
         crowd = Crowd(allocator, store, pool)
         large = crowd.ask("a", 7)
@@ -152,11 +133,11 @@ def test_a_key_without_an_answer_is_in_flight(store: FakeStore) -> None:
     store.gate.clear()
     try:
         with ThreadPoolExecutor(3) as pool:
-            first = pool.submit(allocator.allocate, "a", 1, None, entry("a", 1))
+            first = pool.submit(allocator.allocate, "a", 1, entry("a", 1))
             assert store.arrived.acquire(timeout=30)
-            second = pool.submit(allocator.allocate, "a", 1, None, entry("a", 1))
+            second = pool.submit(allocator.allocate, "a", 1, entry("a", 1))
             wait_until(lambda: allocator.waiting == 1, "the second waiting")
-            other = pool.submit(allocator.allocate, "a", 1, None, entry("a", 1, "another key....."))
+            other = pool.submit(allocator.allocate, "a", 1, entry("a", 1, "another key....."))
             with pytest.raises(KeyInFlight, match=KEY):
                 second.result(30)
             for unmet in (first, other):
@@ -165,9 +146,7 @@ def test_a_key_without_an_answer_is_in_flight(store: FakeStore) -> None:
             store.gate.set()
             wait_until(lambda: allocator.down is None, "the database answering")
             # The first was met after all, and that is what the key gets from now on.
-            once_more = entry("a", 1)
-            assert allocator.allocate("a", 1, None, once_more) == 1
-            assert once_more.replayed
+            assert allocator.allocate("a", 1, entry("a", 1)) == Allocation(1, 1, replayed=True)
     finally:
         store.gate.set()
         assert allocator.close(30)
@@ -189,7 +168,7 @@ def test_without_the_table_requests_without_an_entry_are_met(
         crowd = Crowd(allocator, store, pool)
         keyed, plain = crowd.ask("a", 5, entry("a", 5)), crowd.ask("a", 3)
         store.gate.set()
-        assert plain.result(30) == 1
+        assert plain.result(30).first == 1
         with pytest.raises(JournalMissing, match="dbsync"):
             keyed.result(30)
 
@@ -231,7 +210,7 @@ def test_old_entries_are_deleted_between_transactions(metrics: Metrics) -> None:
     assert pruned_after(60) == 1
     assert pruned_after(20) == 0
     assert allocator.down is None
-    assert allocator.allocate("a", 1) == 8
+    assert allocator.allocate("a", 1).first == 8
     assert allocator.close(30)
 
 
@@ -265,7 +244,7 @@ def test_whatever_happens_a_key_gets_one_range(
             while True:
                 one = entry("ab"[key % 2], key + 1, f"key {key}".ljust(16))
                 try:
-                    got.append((key, allocator.allocate(one.mode, one.count, None, one)))
+                    got.append((key, allocator.allocate(one.mode, one.count, one).first))
                     break
                 except (DatabaseUnavailable, KeyInFlight):
                     continue
@@ -377,12 +356,7 @@ def test_what_the_allocator_says_of_keys_has_a_status(
     error: Exception, status: int, type: str
 ) -> None:
     """In flight is for trying again, a missing table for the operator."""
-
-    class Refusing:
-        def allocate(self, *_arguments: object) -> int:
-            raise error
-
-    refused = ask(make_app(Refusing(), Limits()))
+    refused = ask(make_app(FakeAllocator(error), Limits()))
     assert (refused.status, refused.json["type"]) == (status, type)
     assert refused.headers.get("Retry-After") == ("1" if status == 409 else None)
 

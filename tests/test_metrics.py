@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import FakeAllocator
 from prometheus_client.parser import text_string_to_metric_families
 from servers import CHECKOUT
 from web import call
@@ -22,11 +23,6 @@ from uniqueid.web.parameters import Limits
 CHART = CHECKOUT / "charts" / "uniqueid"
 
 
-class Refusing:
-    def allocate(self, mode: str, count: int) -> int:
-        raise Overloaded(5)
-
-
 def used() -> Metrics:
     """Metrics to which everything has happened once."""
     metrics = Metrics("sqlite")
@@ -34,12 +30,12 @@ def used() -> Metrics:
         waiting=3, reconnects=2, checks={"database": True}, counters={"file": 11, "idle": 5}
     )
     metrics.committed(2, 0.003)
-    metrics.handed_out("file", 2, 10, 11)
+    metrics.allocated("file", 2, 10, 11)
     metrics.regressed("file")
     metrics.replayed(2)
     metrics.pruned(5)
     metrics.retried(Cause.DEADLOCK)
-    app = make_app(Refusing(), Limits(), metrics=metrics)
+    app = make_app(FakeAllocator(Overloaded(5)), Limits(), metrics=metrics)
     call(app, "GET", "/getid?range=1&mode=file")
     call(app, "GET", "/nothing")
     return metrics
@@ -96,7 +92,7 @@ def test_the_labels_of_modes_are_bounded() -> None:
     """However many modes clients say, and however many the database has."""
     metrics = Metrics()
     for number in range(3 * MODE_LABELS):
-        metrics.handed_out(f"mode{number}", 1, 10, 11)
+        metrics.allocated(f"mode{number}", 1, 10, 11)
         metrics.regressed(f"mode{number}")
     metrics.state = lambda: State(counters={f"idle{number}": 5 for number in range(1000)})
     found = samples(metrics)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import web
 from bottle import Bottle, HTTPResponse
+from fakes import FakeAllocator
 from web import Response
 
 from uniqueid import errors
@@ -13,29 +14,15 @@ from uniqueid.web.app import NEVER_CACHED, make_app
 from uniqueid.web.parameters import Limits
 
 
-class Allocating:
-    """Counts, or fails as it is told to."""
-
-    def __init__(self) -> None:
-        self.next = 1
-        self.error: Exception | None = None
-
-    def allocate(self, mode: str, count: int) -> int:
-        if self.error is not None:
-            raise self.error
-        self.next += count
-        return self.next - count
+@pytest.fixture
+def allocator() -> FakeAllocator:
+    return FakeAllocator()
 
 
 @pytest.fixture
-def allocating() -> Allocating:
-    return Allocating()
-
-
-@pytest.fixture
-def app(allocating: Allocating) -> Bottle:
+def app(allocator: FakeAllocator) -> Bottle:
     wrong = {"database": lambda: "it is away"}
-    return make_app(allocating, Limits(), checks=wrong, metrics=Metrics())
+    return make_app(allocator, Limits(), checks=wrong, metrics=Metrics())
 
 
 def call(
@@ -86,7 +73,7 @@ ANSWERS: list[tuple[int, str, str, bytes, dict[str, str], Exception | None]] = [
 )
 def test_every_answer_says_in_every_dialect_that_it_must_not_be_kept(
     app: Bottle,
-    allocating: Allocating,
+    allocator: FakeAllocator,
     status: int,
     method: str,
     target: str,
@@ -95,7 +82,7 @@ def test_every_answer_says_in_every_dialect_that_it_must_not_be_kept(
     error: Exception | None,
 ) -> None:
     """Each status of each route carries all of the headers once, no validator, and its nonce."""
-    allocating.error = error
+    allocator.error = error
     answer = call(app, method, target, body, {**headers, "X-Request-Nonce": "n 1"})
     assert answer.status == status
     for name, value in NEVER_CACHED:
@@ -213,7 +200,7 @@ def test_the_answer_for_no_ids_proves_itself_as_well(app: Bottle) -> None:
     ],
 )
 def test_a_bad_nonce_is_refused_and_nothing_is_allocated(
-    app: Bottle, allocating: Allocating, target: str, body: bytes, headers: dict[str, str]
+    app: Bottle, allocator: FakeAllocator, target: str, body: bytes, headers: dict[str, str]
 ) -> None:
     """A nonce that could not come back as it was sent proves nothing."""
     query = f"{target or '?'}&range=1&mode=m"
@@ -224,7 +211,7 @@ def test_a_bad_nonce_is_refused_and_nothing_is_allocated(
     assert document["errors"][0]["parameter"] == "nonce"
     assert document["detail"].startswith("nonce is '")
     assert "1 to 128 printable ASCII characters" in document["detail"]
-    assert allocating.next == 1
+    assert allocator.next_id == 1
 
 
 @pytest.mark.parametrize("nonce", ["n", "n" * 128, "%20%7e!%2B%26%25"])
@@ -241,9 +228,9 @@ def test_all_that_is_wrong_is_said_at_once_with_the_good_nonce(app: Bottle) -> N
     assert [fault["parameter"] for fault in answer.json["errors"]] == ["range", "mode"]
 
 
-def test_an_error_of_the_database_proves_itself(app: Bottle, allocating: Allocating) -> None:
+def test_an_error_of_the_database_proves_itself(app: Bottle, allocator: FakeAllocator) -> None:
     """Also with the nonce in the query, which Bottle has not seen before the handler."""
-    allocating.error = errors.DatabaseUnavailable("gone")
+    allocator.error = errors.DatabaseUnavailable("gone")
     answer = call(app, "GET", "/getid?range=1&mode=m&nonce=mine")
     assert answer.status == 503
     assert answer.headers.get("X-Request-Nonce") == "mine"

@@ -6,9 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from fakes import Clock
-from test_app import Counting, assert_never_cached, assert_problem
-from web import call
+from fakes import Clock, FakeAllocator
+from web import assert_never_cached, assert_problem, call
 
 from uniqueid.errors import MAX_ID
 from uniqueid.monitoring.metrics import SECONDS, Metrics, State
@@ -34,7 +33,7 @@ class Watched:
         self.status = Status(self.metrics, checks, where, clock=self.clock)
         # A test takes the samples.
         self.status.history.start = lambda: None  # type: ignore[method-assign]
-        self.allocator = Counting()
+        self.allocator = FakeAllocator()
         self.app = make_app(
             self.allocator,
             Limits(),
@@ -84,7 +83,7 @@ def test_the_page_is_for_who_prefers_html(watched: Watched, accept: str, html: b
         assert b"<!doctype html>" in response.body
     else:
         assert response.json == {"message": "Pacifica UniqueID Up and Running"}
-    assert watched.allocator.asked == []
+    assert watched.allocator.requests == []
 
 
 @pytest.mark.parametrize(
@@ -114,7 +113,7 @@ def test_the_data_says_how_well_fast_and_full(watched: Watched) -> None:
     history.take()
     watched.clock.now += 2
     watched.metrics.committed(4, 0.003)
-    watched.metrics.handed_out("file", 4, 40, 51)
+    watched.metrics.allocated("file", 4, 40, 51)
     route = watched.metrics.route("/getid")
     for seconds in (0.0015, 0.0015, 0.0015, 0.04):
         route.answered(200, seconds)
@@ -178,7 +177,7 @@ def test_a_quantile_is_prometheus_own(
 
 def test_a_switch_turns_page_and_data_off() -> None:
     """A browser then gets the JSON, and the description has no page."""
-    app = make_app(Counting(), Limits(), description=openapi.document(status_page=False))
+    app = make_app(FakeAllocator(), Limits(), description=openapi.document(status_page=False))
     assert call(app, "GET", "/", HTTP_ACCEPT=BROWSER).json["message"]
     for path in ("/status.json", "/status/status.js"):
         assert_problem(call(app, "GET", path), 404, "about:blank")

@@ -9,6 +9,8 @@ from typing import Any
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
+from uniqueid.web.app import NEVER_CACHED
+
 
 @dataclass
 class Response:
@@ -53,3 +55,21 @@ def call(app: Any, method: str, target: str, body: bytes | None = None, **enviro
     (status, headers) = started[-1]
     assert len({name.lower() for name, _ in headers}) == len(headers)
     return Response(int(status[:3]), dict(headers), content)
+
+
+def assert_problem(response: Response, status: int, type: str) -> None:
+    """A problem document of RFC 9457 with the old service's keys, which no cache keeps."""
+    assert response.status == status
+    assert response.headers["Content-Type"] == "application/problem+json"
+    document = response.json
+    assert document["type"] == type
+    assert document["status"] == status
+    assert document["title"]
+    assert document["message"] == document["detail"] != ""
+    assert "Traceback" not in response.body.decode()
+    assert_never_cached(response)
+
+
+def assert_never_cached(response: Response) -> None:
+    assert {name: response.headers.get(name) for name, _ in NEVER_CACHED} == dict(NEVER_CACHED)
+    assert not {"etag", "last-modified"} & {name.lower() for name in response.headers}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bottle import Bottle
 
 from uniqueid import __version__, logs
-from uniqueid.allocation.allocator import Allocator, Counters
+from uniqueid.allocation.allocator import Allocator
 from uniqueid.config import Configuration, load
 from uniqueid.database import schema
 from uniqueid.database.durability import DurabilityMonitor
@@ -17,6 +17,7 @@ from uniqueid.database.store import Store
 from uniqueid.database.url import DatabaseURL
 from uniqueid.errors import ConfigError
 from uniqueid.fence.store import FencedStore
+from uniqueid.model import CounterStore
 from uniqueid.monitoring import health
 from uniqueid.monitoring.incidents import Troubles
 from uniqueid.monitoring.metrics import Metrics, State
@@ -116,7 +117,7 @@ def build(configuration: Configuration | None = None, *, threads: int = 48) -> S
         # Threads for others than those who wait for a database that hangs.
         crowd=max(1, threads - max(1, threads // 8)),
         prune=store.prune,
-        floors=None if fence is None else fence.floors,
+        floors=None if fence is None else fence.high_water_marks,
         observer=metrics,
         troubles=troubles,
     )
@@ -183,7 +184,7 @@ def build(configuration: Configuration | None = None, *, threads: int = 48) -> S
 
 
 def make_fence(
-    configuration: Configuration, store: Counters, metrics: Metrics | None = None
+    configuration: Configuration, store: CounterStore, metrics: Metrics | None = None
 ) -> FencedStore | None:
     """The store behind the fence; None where none is set.
 

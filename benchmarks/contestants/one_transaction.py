@@ -12,6 +12,7 @@ from per_thread import PerThread
 
 from uniqueid import config, service
 from uniqueid.database import schema
+from uniqueid.model import Allocation
 from uniqueid.web.app import make_app
 from uniqueid.web.parameters import Limits
 
@@ -28,13 +29,13 @@ class OneTransaction:
         # A store is for one thread at a time.
         self.stores = PerThread(lambda: service.make_store(configuration))
 
-    def allocate(self, mode: str, count: int, facts: object = None, entry: object = None) -> int:
-        """The first of `count` IDs."""
+    def allocate(self, mode: str, count: int, record: object = None) -> Allocation:
+        """A range of `count` IDs."""
         deadline = time.monotonic() + self.timeout
         outcome: Any = self.stores.get().advance({mode: count}, {}, deadline=deadline)[mode]
         if isinstance(outcome, Exception):
             raise outcome
-        return int(outcome.first)
+        return Allocation(int(outcome.first), 1)
 
 
 application = make_app(OneTransaction(), Limits())

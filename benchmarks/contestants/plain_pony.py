@@ -11,6 +11,7 @@ from pony.orm import Database, PrimaryKey, Required, db_session
 
 from uniqueid import config, service
 from uniqueid.database import schema
+from uniqueid.model import Allocation
 from uniqueid.web.app import make_app
 from uniqueid.web.parameters import Limits
 
@@ -50,9 +51,9 @@ def _bind() -> None:
 class PlainPony:
     """An allocator that is the route's own transaction."""
 
-    def allocate(self, mode: str, count: int, facts: object = None, entry: object = None) -> int:
-        """The first of `count` IDs."""
-        return int(self._bump(mode, count))
+    def allocate(self, mode: str, count: int, record: object = None) -> Allocation:
+        """A range of `count` IDs."""
+        return Allocation(int(self._bump(mode, count)), 1)
 
     @staticmethod
     @db_session(serializable=True, retry=20)  # type: ignore[untyped-decorator]

@@ -16,7 +16,8 @@ from compatibility import upstream
 from compatibility.conftest import PLAIN, OldDatabase, mariadb_database
 from compatibility.upstream import Site
 from uniqueid.database import url as database_url
-from uniqueid.database.store import Advanced, Store
+from uniqueid.database.store import Store
+from uniqueid.model import CounterUpdate
 
 MakeSite = Callable[[str, Path], Site]
 MODES = ("file", "upload_job", "päth ☃", "a'; DROP TABLE uniqueindex; --")
@@ -250,7 +251,7 @@ def test_a_counter_is_made_by_the_first_of_its_spellings_in_a_transaction(
             done = store.advance(counts, {}, deadline=time.monotonic() + servers.START_TIMEOUT)
             for spelling, count in counts.items():
                 outcome = done[spelling]
-                assert isinstance(outcome, Advanced)
+                assert isinstance(outcome, CounterUpdate)
                 ledger.add("file", (outcome.first, outcome.first + count - 1))
     finally:
         store.disconnect()

@@ -17,9 +17,9 @@ from psycopg2 import extensions
 
 from uniqueid.database.errors import Cause
 from uniqueid.database.postgresql_provider import wait_for_answer
-from uniqueid.database.store import Advanced
 from uniqueid.errors import MAX_ID, ModeBusy
 from uniqueid.fence.store import FencedStore
+from uniqueid.model import CounterUpdate
 
 from .conftest import Direct
 from .test_journal import entry, record
@@ -321,7 +321,7 @@ def fenced(direct: Direct, tmp_path: Path) -> Iterator[FencedStore]:
     fenced = FencedStore(direct.store, str(tmp_path / "fence"), window=100)
     for first in (1, 2, 3, 4, 5):
         outcome = fenced.advance({"file": 1}, {}, deadline=time.monotonic() + 30)["file"]
-        assert isinstance(outcome, Advanced)
+        assert isinstance(outcome, CounterUpdate)
         assert outcome.first == first
     yield fenced
     fenced.disconnect()
@@ -331,7 +331,7 @@ def test_it_stays_below_the_fence(fenced: FencedStore, direct: Direct) -> None:
     """To move the fence is the committer's; nothing is taken then."""
     advanced = fenced.advance_alone("file", 50, {})
     assert advanced is not None
-    assert (advanced.first, fenced.floors) == (6, {"file": 56})
+    assert (advanced.first, fenced.high_water_marks) == (6, {"file": 56})
     assert fenced.advance_alone("file", 50, {}) is None
     assert fenced.advance_alone("other", 1, {}) is None
     assert direct.store.counters() == {"file": 56}
@@ -358,5 +358,5 @@ def test_a_counter_above_its_floor_is_no_way_around_the_fence(
     direct.advance({"file": 0}, {"file": 500})
     assert fenced.advance_alone("file", 1, {}) is None
     outcome = fenced.advance({"file": 1}, {}, deadline=time.monotonic() + 30)["file"]
-    assert isinstance(outcome, Advanced)
+    assert isinstance(outcome, CounterUpdate)
     assert outcome.first == 501

@@ -163,7 +163,7 @@ class Server:
         store: Any = direct.store
         if fence is not None:
             store = FencedStore(store, str(fence), window=100)
-            options["floors"] = store.floors
+            options["floors"] = store.high_water_marks
         self.allocator = Allocator(store, **options)
 
     def __enter__(self) -> Server:
@@ -178,7 +178,7 @@ class Server:
 
         def ask() -> None:
             try:
-                found.append(self.allocator.allocate(mode, count))
+                found.append(self.allocator.allocate(mode, count).first)
             except Exception as error:
                 found.append(error)
 
@@ -347,13 +347,12 @@ def test_a_replay_counts_for_each_mode_of_its_counter(
     assert before.first == 1
     put(first, {})
     with Server(second) as server:
-        again = entry(pair.one, 10, "key")
-        assert server.allocator.allocate(pair.one, 10, entry=again) == 1
-        assert again.replayed
+        again = server.allocator.allocate(pair.one, 10, entry(pair.one, 10, "key"))
+        assert (again.first, again.replayed) == (1, True)
         assert server.allocate(pair.other, 1) == (11, 11)
         put(first, {})
         new = entry(pair.other, 3, "another key")
-        assert server.allocator.allocate(pair.other, 3, entry=new) == 12
+        assert server.allocator.allocate(pair.other, 3, new).first == 12
     assert placed(first, entry(pair.other, 3, "another key")).first == 12
 
 

@@ -92,7 +92,7 @@ def test_a_counter_only_ever_increases(
         key = f"key {seed % 7} of {mode}" if choose.random() < 0.3 else None
         size = 3 if key else choose.randint(1, 20)
         try:
-            allocator.allocate(mode, size, None, entry(mode, size, key) if key else None)
+            allocator.allocate(mode, size, entry(mode, size, key) if key else None)
         except Exception as error:
             failures.append(error)
             return 0

@@ -18,7 +18,7 @@ from pony.orm import db_session
 from uniqueid.allocation.allocator import Allocator
 from uniqueid.database import schema
 from uniqueid.database.errors import Cause
-from uniqueid.database.journal import PRUNE_STEP, Placed
+from uniqueid.database.journal import PRUNE_STEP, RecordedRange
 from uniqueid.errors import (
     MAX_ID,
     CounterExhausted,
@@ -30,7 +30,7 @@ from uniqueid.errors import (
     TooManyModes,
 )
 from uniqueid.fence.store import FencedStore
-from uniqueid.model import Entry, now
+from uniqueid.model import AllocationRecord, now
 
 from .conftest import Direct
 from .test_store import apart
@@ -39,27 +39,27 @@ _NUMBERS = count(1)
 HOUR = 3600 * 10**6
 
 
-def entry(mode: str, size: int = 1, key: str | None = None, **facts: Any) -> Entry:
+def entry(mode: str, size: int = 1, key: str | None = None, **facts: Any) -> AllocationRecord:
     """A request of its own, which expires in an hour."""
     facts.setdefault("time", now())
     facts.setdefault("expires", now() + HOUR)
     facts.setdefault("request_id", f"request-{next(_NUMBERS)}")
-    return Entry(mode, size, None if key is None else key.ljust(16, "."), **facts)
+    return AllocationRecord(mode, size, None if key is None else key.ljust(16, "."), **facts)
 
 
-def record(direct: Direct, *entries: Entry, **options: Any) -> dict[str, Any]:
+def record(direct: Direct, *entries: AllocationRecord, **options: Any) -> dict[str, Any]:
     """Advance by entries alone."""
     totals: dict[str, int] = {}
     for one in entries:
         totals[one.mode] = totals.get(one.mode, 0) + one.count
-    return direct.advance(totals, entries=entries, **options)
+    return direct.advance(totals, records=entries, **options)
 
 
-def placed(direct: Direct, one: Entry, **options: Any) -> Placed:
+def placed(direct: Direct, one: AllocationRecord, **options: Any) -> RecordedRange:
     """What became of one entry, which must have got a range."""
     outcome = record(direct, one, **options)[one.mode]
-    (found,) = outcome.recorded
-    assert isinstance(found, Placed), found
+    (found,) = outcome.records
+    assert isinstance(found, RecordedRange), found
     return found
 
 
@@ -97,10 +97,10 @@ def statements(direct: Direct, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_key_gets_its_range_again(direct: Direct) -> None:
     """However often it is asked for, and whatever else is handed out in between."""
-    assert placed(direct, entry("file", 10, "one")) == Placed(1)
+    assert placed(direct, entry("file", 10, "one")) == RecordedRange(1)
     assert direct.first("file", 5) == 11
     for times in (1, 2):
-        assert placed(direct, entry("file", 10, "one")) == Placed(1, replayed=True)
+        assert placed(direct, entry("file", 10, "one")) == RecordedRange(1, replayed=True)
         assert rows(direct) == [("one.............", "file", 1, 10, times)]
     assert direct.store.counters() == {"file": 16}
 
@@ -110,18 +110,21 @@ def test_a_key_counts_within_its_caller_exactly(direct: Direct) -> None:
     keys = ["a key of length", "A key of length", "a key of length ", "'; DROP TABLE x", '%s$x\\"`']
     firsts = [placed(direct, entry("file", 1, key.ljust(16, "_"))).first for key in keys]
     assert firsts == [1, 2, 3, 4, 5]
-    blank = [Entry("file", 1, "trailing blanks" + end, expires=now()) for end in ("", " ", "  ")]
+    blank = [
+        AllocationRecord("file", 1, "trailing blanks" + end, expires=now())
+        for end in ("", " ", "  ")
+    ]
     assert [placed(direct, one).first for one in blank] == [6, 7, 8]
     assert placed(direct, entry("file", 1, keys[0].ljust(16, "_"), caller="ingest")).first == 9
     again = [placed(direct, entry("file", 1, key.ljust(16, "_"))) for key in keys]
-    assert again == [Placed(first, True) for first in firsts]
+    assert again == [RecordedRange(first, True) for first in firsts]
 
 
 def test_another_request_with_a_key_is_refused_and_takes_nothing(direct: Direct) -> None:
     """Another range, or another mode, which is not even made."""
     placed(direct, entry("file", 10, "one"))
     for other in (entry("file", 9, "one"), entry("new", 10, "one")):
-        (refused,) = record(direct, other)[other.mode].recorded
+        (refused,) = record(direct, other)[other.mode].records
         assert isinstance(refused, KeyReused)
         assert (refused.mode, refused.count) == ("file", 10)
     assert direct.store.counters() == {"file": 11}
@@ -139,21 +142,21 @@ def test_one_transaction_may_hold_everything_at_once(direct: Direct) -> None:
         entry("b", 3, "new"),
         entry("b", 2, "other"),
     ]
-    outcomes: Any = direct.advance({"a": 5 + 24, "b": 5, "c": 7}, entries=entries)
+    outcomes: Any = direct.advance({"a": 5 + 24, "b": 5, "c": 7}, records=entries)
     # The five first, then the new key, then the entry without one.
     assert outcomes["a"].first == 11
-    new, old, twice, plain, reused = outcomes["a"].recorded
+    new, old, twice, plain, reused = outcomes["a"].records
     assert [new, old, twice, plain] == [
-        Placed(16),
-        Placed(1, True),
-        Placed(16, True),
-        Placed(19),
+        RecordedRange(16),
+        RecordedRange(1, True),
+        RecordedRange(16, True),
+        RecordedRange(19),
     ]
     assert isinstance(reused, KeyReused)
-    refused, other = outcomes["b"].recorded
+    refused, other = outcomes["b"].records
     assert isinstance(refused, KeyReused)
-    assert other == Placed(1)
-    assert outcomes["c"].recorded == ()
+    assert other == RecordedRange(1)
+    assert outcomes["c"].records == ()
     assert direct.store.counters() == {"a": 23, "b": 3, "c": 8}
 
 
@@ -207,14 +210,14 @@ def test_refused_requests_leave_their_key_free(make_store: Callable[..., Direct]
     stopped = record(direct, entry("file", 1, "one"), floors={"file": MAX_ID + 1}, repair=False)
     assert isinstance(stopped["file"], CounterRegressed)
     assert rows(direct) == []
-    assert placed(direct, entry("file", 1, "one")) == Placed(MAX_ID)
+    assert placed(direct, entry("file", 1, "one")) == RecordedRange(MAX_ID)
 
 
 def test_a_key_is_answered_again_when_its_counter_has_ended(direct: Direct) -> None:
     """A replay takes no ID, so it needs none; neither does it when it comes with others."""
     direct.advance({"file": 0}, {"file": MAX_ID - 9})
-    assert placed(direct, entry("file", 10, "one")) == Placed(MAX_ID - 9)
-    assert placed(direct, entry("file", 10, "one")) == Placed(MAX_ID - 9, True)
+    assert placed(direct, entry("file", 10, "one")) == RecordedRange(MAX_ID - 9)
+    assert placed(direct, entry("file", 10, "one")) == RecordedRange(MAX_ID - 9, True)
     assert isinstance(record(direct, entry("file", 1, "two"))["file"], CounterExhausted)
 
 
@@ -229,7 +232,7 @@ def test_a_replay_keeps_its_counter_above_it(direct: Direct) -> None:
             record(direct, entry("file", 10, "one"), repair=False)["file"], CounterRegressed
         )
         outcome = record(direct, entry("file", 10, "one"))["file"]
-        assert (outcome.regressed, outcome.recorded) == (True, (Placed(1, True),))
+        assert (outcome.regressed, outcome.records) == (True, (RecordedRange(1, True),))
         assert direct.store.counters() == {"file": 11}
 
 
@@ -247,7 +250,7 @@ def test_a_record_that_is_lost_between_reading_and_confirming_is_no_answer(
         return found
 
     monkeypatch.setattr(direct.store.journal, "find", find_then_lose)
-    assert placed(direct, entry("file", 10, "one")) == Placed(11)
+    assert placed(direct, entry("file", 10, "one")) == RecordedRange(11)
     assert [row[:4] for row in rows(direct)] == [("one.............", "file", 11, 20)]
 
 
@@ -275,8 +278,8 @@ def test_four_processes_with_the_same_keys(
                     ]
                     if not isinstance(outcome, ModeBusy):
                         break
-                (found,) = outcome.recorded
-                if isinstance(found, Placed):
+                (found,) = outcome.records
+                if isinstance(found, RecordedRange):
                     got.append((key, mode, found.first))
         direct.store.disconnect()
         return got
@@ -302,12 +305,12 @@ def test_a_key_in_flight_in_another_process_is_waited_for(
 
     def insert_and_ask_elsewhere(added: Any) -> None:
         original(added)
-        waited.append(apart(second, "advance", {"file": 5}, entries=[entry("file", 5, "one")]))
+        waited.append(apart(second, "advance", {"file": 5}, records=[entry("file", 5, "one")]))
 
     first.store.journal.insert = insert_and_ask_elsewhere  # type: ignore[method-assign]
-    assert placed(first, entry("file", 5, "one")) == Placed(2)
+    assert placed(first, entry("file", 5, "one")) == RecordedRange(2)
     assert isinstance(waited[0]["file"], ModeBusy)
-    assert placed(second, entry("file", 5, "one")) == Placed(2, True)
+    assert placed(second, entry("file", 5, "one")) == RecordedRange(2, True)
 
 
 @pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
@@ -326,13 +329,13 @@ def test_a_commit_without_an_answer_is_looked_up(
         proxy.arm(commit_answer_is_lost if arrives else commit_never_arrives, 1)
         asked = [entry("file", 5, "one"), entry("file", 5, "one"), entry("b", 3, "two")]
         # With floors, so that nothing else is asked before the transaction.
-        outcomes: Any = direct.advance({"file": 17, "b": 3}, {"file": 2, "b": 2}, entries=asked)
+        outcomes: Any = direct.advance({"file": 17, "b": 3}, {"file": 2, "b": 2}, records=asked)
         assert proxy.fired == 1
         assert causes == [Cause.CONNECTION]
         # Seven without a key, then the five of the key, which was sent twice.
         assert outcomes["file"].first == (14 if arrives else 2)
-        assert outcomes["file"].recorded == (Placed(9), Placed(9, True))
-        assert outcomes["b"].recorded == (Placed(2),)
+        assert outcomes["file"].records == (RecordedRange(9), RecordedRange(9, True))
+        assert outcomes["b"].records == (RecordedRange(2),)
         assert direct.store.counters() == {"file": 21 if arrives else 14, "b": 5}
         direct.store.disconnect()
 
@@ -348,7 +351,7 @@ def test_without_the_table_only_entries_are_refused(bare: Direct) -> None:
     assert bare.store.prune() == 0
     schema.step_back(bare.store)
     schema.sync(bare.store)
-    assert placed(bare, entry("file", 1, "one")) == Placed(2)
+    assert placed(bare, entry("file", 1, "one")) == RecordedRange(2)
     with db_session:
         bare.store.database.execute("DROP TABLE uniqueidjournal", {}, {})
     with pytest.raises(DatabaseUnavailable, match="uniqueidjournal"):
@@ -373,7 +376,7 @@ def test_what_has_expired_is_deleted_step_by_step(direct: Direct) -> None:
     assert direct.store.prune() == 0
     assert [row[2] for row in rows(direct, mode="file")] == [8, 9]
     # The key has been forgotten: what it gets now is new.
-    assert placed(direct, entry("file", 1, "old 1")) == Placed(10)
+    assert placed(direct, entry("file", 1, "old 1")) == RecordedRange(10)
 
 
 def test_two_processes_may_prune_at_once(make_store: Callable[..., Direct]) -> None:
@@ -480,13 +483,12 @@ def test_a_key_that_the_database_forgot_gets_a_second_range_above_the_first(
 ) -> None:
     """Counter and journal went back together, by a failover or a restore: no ID comes twice."""
     allocator = make_allocator()
-    assert allocator.allocate("file", 10, None, entry("file", 10, "one")) == 1
+    assert allocator.allocate("file", 10, entry("file", 10, "one")).first == 1
     with db_session:
         direct.store.database.execute("DELETE FROM uniqueidjournal", {}, {})
         direct.store.database.execute("DELETE FROM uniqueindex", {}, {})
-    again = entry("file", 10, "one")
-    assert allocator.allocate("file", 10, None, again) == 11
-    assert not again.replayed
+    again = allocator.allocate("file", 10, entry("file", 10, "one"))
+    assert (again.first, again.replayed) == (11, False)
 
 
 def test_replays_do_not_move_the_fence(
@@ -494,15 +496,15 @@ def test_replays_do_not_move_the_fence(
 ) -> None:
     """What was answered again, or refused, is no ID that the fence or the guard has to know of."""
     fence = FencedStore(direct.store, str(tmp_path / "fence"))
-    allocator = Allocator(fence, request_timeout=60, floors=fence.floors)
+    allocator = Allocator(fence, request_timeout=60, floors=fence.high_water_marks)
     try:
-        assert allocator.allocate("file", 10, None, entry("file", 10, "one")) == 1
-        assert allocator.allocate("file", 10, None, entry("file", 10, "one")) == 1
+        assert allocator.allocate("file", 10, entry("file", 10, "one")).first == 1
+        assert allocator.allocate("file", 10, entry("file", 10, "one")).first == 1
         with pytest.raises(KeyReused):
-            allocator.allocate("new", 9, None, entry("new", 9, "one"))
+            allocator.allocate("new", 9, entry("new", 9, "one"))
         assert allocator.floors["file"] == 11
-        assert allocator.allocate("file", 1) == 11
-        assert allocator.allocate("new", 1) == 1
+        assert allocator.allocate("file", 1).first == 11
+        assert allocator.allocate("new", 1).first == 1
     finally:
         assert allocator.close(60)
     assert "WENT BACK" not in caplog.text
@@ -520,9 +522,8 @@ def test_many_clients_of_two_services_with_few_keys(
         for step in range(30):
             key = f"key {(number * 7 + step) % 40}"
             size = 1 + (number * 7 + step) % 40
-            one = entry("file", size, key)
-            first = allocators[number % 2].allocate("file", size, None, one)
-            got.append((key, first, one.replayed))
+            answer = allocators[number % 2].allocate("file", size, entry("file", size, key))
+            got.append((key, answer.first, answer.replayed))
             if step % 3 == 0:
                 allocators[number % 2].allocate("file", 2)
         return got

@@ -82,9 +82,9 @@ def test_counters_are_raised_before_a_request_for_another_mode_completes(
     """on_regression = advance."""
     use(advancing)
     replace_session(file=7, gone=1)
-    assert advancing.allocate("other", 1, None, entry("other", 1, key) if key else None) == 7
+    assert advancing.allocate("other", 1, entry("other", 1, key) if key else None).first == 7
     assert operator.store.counters() == {"file": 101, "gone": 31, "other": 8}
-    assert advancing.allocate("gone", 1) == 31
+    assert advancing.allocate("gone", 1).first == 31
 
 
 @pytest.mark.parametrize("key", [None, "key of another"], ids=["", "key"])
@@ -95,13 +95,13 @@ def test_no_request_for_another_mode_completes_under_stop(
     use(stopping)
     replace_session(file=7)
     with pytest.raises(CounterRegressed, match=r"mode 'file'.*advance it to 101"):
-        stopping.allocate("other", 1, None, entry("other", 1, key) if key else None)
+        stopping.allocate("other", 1, entry("other", 1, key) if key else None)
     assert operator.store.counters()["file"] == 7
     operator.advance({"file": 0}, {"file": 101})
     deadline = time.monotonic() + 30
     while stopping.regressed:
         assert time.monotonic() < deadline
-    assert stopping.allocate("file", 1) == 101
+    assert stopping.allocate("file", 1).first == 101
 
 
 @pytest.mark.parametrize("kind", ["mariadb", "postgresql"])

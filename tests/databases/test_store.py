@@ -14,7 +14,6 @@ from servers import MariaDB, PostgreSQL
 
 from uniqueid.database import schema
 from uniqueid.database.errors import Cause
-from uniqueid.database.store import Advanced
 from uniqueid.errors import (
     MAX_ID,
     CounterExhausted,
@@ -24,6 +23,7 @@ from uniqueid.errors import (
     ModeNotStorable,
     TooManyModes,
 )
+from uniqueid.model import CounterUpdate
 
 from .conftest import Direct
 
@@ -160,8 +160,8 @@ def test_a_counter_that_went_back_is_not_moved_on_unread(direct: Direct) -> None
         values = {"mode": "file", "next_id": 11, "found": 21}
         assert direct.store.database.execute(direct.store._update, {}, values).rowcount == 1
     outcome = direct.advance({"file": 1}, {"file": 21})["file"]
-    assert isinstance(outcome, Advanced)
-    assert (outcome.first, outcome.found, outcome.regressed) == (21, 11, True)
+    assert isinstance(outcome, CounterUpdate)
+    assert (outcome.first, outcome.database_next_id, outcome.regressed) == (21, 11, True)
 
 
 def test_the_very_last_id_is_handed_out_and_no_other_after_it(direct: Direct) -> None:
@@ -182,7 +182,7 @@ def test_a_counter_below_its_floor_is_raised(direct: Direct) -> None:
     """In the same transaction, and the outcome says so."""
     direct.first("file", 10)
     outcome = direct.advance({"file": 5}, {"file": 101})["file"]
-    assert (outcome.first, outcome.found, outcome.regressed) == (101, 11, True)  # type: ignore[union-attr]
+    assert (outcome.first, outcome.database_next_id, outcome.regressed) == (101, 11, True)  # type: ignore[union-attr]
     assert direct.first("file", 1, file=106) == 106
     gone = direct.advance({"lost": 0}, {"lost": 51})["lost"]
     assert (gone.first, gone.regressed) == (51, True)  # type: ignore[union-attr]

@@ -24,8 +24,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
 
 from uniqueid.errors import (
     Closing,
@@ -41,6 +40,7 @@ from uniqueid.errors import (
     UniqueIDError,
 )
 from uniqueid.logs import Event
+from uniqueid.model import Allocation, AllocationRecord, CounterStore, CounterUpdate, Observer
 from uniqueid.monitoring.incidents import Troubles
 from uniqueid.runtime import threads
 
@@ -59,94 +59,6 @@ _PRUNE_EVERY = 60.0
 _PRUNE_SHARE = 0.1
 
 
-class Advanced(Protocol):
-    """A counter that was moved on, as the store tells it."""
-
-    @property
-    def counter(self) -> str: ...
-    @property
-    def first(self) -> int: ...
-    @property
-    def found(self) -> int: ...
-    @property
-    def regressed(self) -> bool: ...
-    @property
-    def recorded(self) -> Sequence[Placed | UniqueIDError]: ...
-    @property
-    def spared(self) -> int: ...
-
-
-class Placed(Protocol):
-    """The range of an entry, as the store tells it."""
-
-    @property
-    def first(self) -> int: ...
-    @property
-    def replayed(self) -> bool: ...
-
-
-class Entry(Protocol):
-    """What the journal is to know of a request, as far as it matters here."""
-
-    replayed: bool
-    """Set when the range of an earlier request is the answer."""
-
-    @property
-    def identity(self) -> tuple[str, str] | None: ...
-
-
-class Counters(Protocol):
-    """The part of the store which the allocator needs; see `uniqueid.database.store`."""
-
-    @property
-    def connections(self) -> int: ...
-
-    def advance(
-        self,
-        totals: Mapping[str, int],
-        floors: Mapping[str, int],
-        *,
-        repair: bool,
-        deadline: float,
-        entries: Sequence[Any] = (),
-    ) -> Mapping[str, Advanced | UniqueIDError]: ...
-
-    def advance_alone(
-        self, mode: str, count: int, floors: Mapping[str, int]
-    ) -> Advanced | None: ...
-    def counters(self) -> Mapping[str, int]: ...
-    def find(self, names: Collection[str]) -> Mapping[str, int]: ...
-    def ping(self) -> None: ...
-    def disconnect(self) -> None: ...
-
-
-class Observer(Protocol):
-    """Told what happens, for the metrics."""
-
-    def committed(self, requests: int, seconds: float) -> None: ...
-    def handed_out(self, mode: str, requests: int, count: int, next_id: int) -> None: ...
-    def regressed(self, mode: str) -> None: ...
-    def replayed(self, requests: int) -> None: ...
-    def pruned(self, entries: int) -> None: ...
-
-
-class _Silent:
-    def committed(self, requests: int, seconds: float) -> None:
-        pass
-
-    def handed_out(self, mode: str, requests: int, count: int, next_id: int) -> None:
-        pass
-
-    def regressed(self, mode: str) -> None:
-        pass
-
-    def replayed(self, requests: int) -> None:
-        pass
-
-    def pruned(self, entries: int) -> None:
-        pass
-
-
 class _Ticket:
     """One caller's request, on its way through the committer."""
 
@@ -156,18 +68,22 @@ class _Ticket:
         "batch",
         "count",
         "deadline",
-        "entry",
         "error",
         "first",
         "gate",
         "mode",
+        "record",
+        "replayed",
     )
 
-    def __init__(self, mode: str, count: int, deadline: float, entry: Entry | None = None) -> None:
+    def __init__(
+        self, mode: str, count: int, deadline: float, record: AllocationRecord | None = None
+    ) -> None:
         self.mode = mode
         self.count = count
         self.deadline = deadline
-        self.entry = entry
+        self.record = record
+        self.replayed = False
         self.first = 0
         self.batch = 0
         self.error: Exception | None = None
@@ -256,7 +172,7 @@ class Allocator:
 
     def __init__(
         self,
-        store: Counters,
+        store: CounterStore,
         *,
         request_timeout: float = 10,
         queue_size: int = 1000,
@@ -282,7 +198,7 @@ class Allocator:
         self._prune_at = clock() + random.uniform(0, _PRUNE_EVERY)
         self._keys: dict[tuple[str, str], int] = {}
         self._keys_lock = threading.Lock()
-        self._observer = observer or _Silent()
+        self._observer = observer or Observer()
         self._clock = clock
         self._groups: deque[_Group] = deque()
         self._queued = 0
@@ -329,41 +245,38 @@ class Allocator:
         self,
         mode: str,
         count: int,
-        facts: dict[str, object] | None = None,
-        entry: Entry | None = None,
-    ) -> int:
+        record: AllocationRecord | None = None,
+    ) -> Allocation:
         """Take `count` IDs of a mode for this caller alone.
 
-        :param facts: told how many requests shared the transaction, as `batch`.
-        :param entry: what to record of it. With an idempotency key the answer may be the range of
-            an earlier request, and `entry.replayed` says so.
-        :returns: the first; they end at first + count - 1. The database has them on disk.
+        :param record: what to record of it. With an idempotency key the answer may be the range of
+            an earlier request.
+        :returns: the range. The database has it on disk.
         :raises CounterExhausted, TooManyModes, ModeNotStorable: this request can't be met.
         :raises CounterRegressed: the database went back and nobody has mended it yet.
         :raises KeyReused: the key was used for another request.
         :raises KeyInFlight: the key's earlier request has no answer yet.
-        :raises JournalMissing: there is an entry and no table for it.
+        :raises JournalMissing: there is a record and no table for it.
         :raises Overloaded, Unavailable, Closing: not now. After the second the IDs may have been
             taken from the counter; nobody will get them.
         """
-        if entry is not None and entry.identity is not None:
-            return self._allocate_once(mode, count, facts, entry, entry.identity)
-        return self._allocate(mode, count, facts, entry)
+        if record is not None and record.identity is not None:
+            return self._allocate_once(mode, count, record, record.identity)
+        return self._allocate(mode, count, record)
 
     def _allocate_once(
         self,
         mode: str,
         count: int,
-        facts: dict[str, object] | None,
-        entry: Entry,
+        record: AllocationRecord,
         identity: tuple[str, str],
-    ) -> int:
+    ) -> Allocation:
         """The same with a key, which another caller may wait with at the same time."""
         with self._keys_lock:
             earlier = self._keys.get(identity, 0)
             self._keys[identity] = earlier + 1
         try:
-            return self._allocate(mode, count, facts, entry)
+            return self._allocate(mode, count, record)
         except Unavailable as error:
             if earlier:
                 raise KeyInFlight(identity[0]) from error
@@ -374,9 +287,7 @@ class Allocator:
                 if not self._keys[identity]:
                     del self._keys[identity]
 
-    def _allocate(
-        self, mode: str, count: int, facts: dict[str, object] | None, entry: Entry | None
-    ) -> int:
+    def _allocate(self, mode: str, count: int, record: AllocationRecord | None) -> Allocation:
         if self._thread is None:
             self.start()
         down = self.down
@@ -385,12 +296,12 @@ class Allocator:
         now = self._clock()
         if self._crowd is not None and len(self._callers) >= self._crowd and self._slow(now):
             raise Overloaded(self._crowd)
-        ticket = _Ticket(mode, count, now + self._timeout, entry)
+        ticket = _Ticket(mode, count, now + self._timeout, record)
         # Adding to a set is one step for CPython's threads, and cheaper than a lock.
         self._callers.add(ticket)
         try:
-            if self._alone and entry is None and self._met_alone(ticket):
-                return self._told(ticket, facts)
+            if self._alone and record is None and self._met_alone(ticket):
+                return Allocation(ticket.first, ticket.batch, ticket.replayed)
             self._enqueue(ticket)
             if not self._answered(ticket):
                 raise self._give_up(ticket)
@@ -399,13 +310,7 @@ class Allocator:
         if ticket.error is not None:
             # One error may go to many callers; each starts a traceback of its own.
             raise ticket.error.with_traceback(None)
-        return self._told(ticket, facts)
-
-    @staticmethod
-    def _told(ticket: _Ticket, facts: dict[str, object] | None) -> int:
-        if facts is not None:
-            facts["batch"] = ticket.batch
-        return ticket.first
+        return Allocation(ticket.first, ticket.batch, ticket.replayed)
 
     def _met_alone(self, ticket: _Ticket) -> bool:
         """Move the counter on in this thread, if nobody else is there; whether that was done.
@@ -708,15 +613,17 @@ class Allocator:
                 mode: sum([ticket.count for ticket in asked]) for mode, asked in waiting.items()
             }
             started = self._clock()
-            entries = [ticket.entry for ticket in tickets if ticket.entry is not None]
-            # Without any, the store is called as if it had never heard of them.
-            recorded: dict[str, Any] = {"entries": entries} if entries else {}
+            records = [ticket.record for ticket in tickets if ticket.record is not None]
             try:
                 outcomes = self._store.advance(
-                    totals, self._floors, repair=self._repair, deadline=deadline, **recorded
+                    totals,
+                    self._floors,
+                    repair=self._repair,
+                    deadline=deadline,
+                    records=records,
                 )
             except JournalMissing as error:
-                rest = self._without_entries(tickets, error)
+                rest = self._without_records(tickets, error)
                 pending = [rest, *pending] if rest else pending
                 self._answer_group(ticket for batch in pending for ticket in batch)
                 continue
@@ -742,17 +649,17 @@ class Allocator:
             log.debug(Event("committed", batch=batch, duration=seconds, **_facts(totals)))
 
     @staticmethod
-    def _without_entries(tickets: list[_Ticket], error: JournalMissing) -> list[_Ticket]:
+    def _without_records(tickets: list[_Ticket], error: JournalMissing) -> list[_Ticket]:
         """The requests that nobody wants recorded; the others fail."""
         for ticket in tickets:
-            if ticket.entry is not None:
+            if ticket.record is not None:
                 ticket.fail(error)
-        return [ticket for ticket in tickets if ticket.entry is None]
+        return [ticket for ticket in tickets if ticket.record is None]
 
     def _settle(
         self,
         waiting: Mapping[str, list[_Ticket]],
-        outcomes: Mapping[str, Advanced | UniqueIDError],
+        outcomes: Mapping[str, CounterUpdate | UniqueIDError],
     ) -> tuple[list[list[_Ticket]], bool]:
         """Give each request what became of it.
 
@@ -765,7 +672,7 @@ class Allocator:
         for mode, outcome in outcomes.items():
             tickets = waiting[mode]
             if isinstance(outcome, CounterExhausted):
-                if len(tickets) > 1 and any(ticket.entry is not None for ticket in tickets):
+                if len(tickets) > 1 and any(ticket.record is not None for ticket in tickets):
                     # Whose key had its range before needs no IDs, and is met all the same.
                     one_by_one += [[ticket] for ticket in tickets]
                 else:
@@ -779,7 +686,7 @@ class Allocator:
             elif isinstance(outcome, UniqueIDError):
                 for ticket in tickets:
                     ticket.fail(outcome)
-            elif outcome.recorded:
+            elif outcome.records:
                 self._hand_out_recorded(mode, tickets, outcome)
                 went_back |= outcome.regressed
             else:
@@ -787,34 +694,35 @@ class Allocator:
                 went_back |= outcome.regressed
         return ([again] if again else []) + one_by_one, went_back
 
-    def _hand_out(self, mode: str, tickets: list[_Ticket], advanced: Advanced) -> None:
+    def _hand_out(self, mode: str, tickets: list[_Ticket], advanced: CounterUpdate) -> None:
         """Give each request its range, of a counter that was moved on by as much as they need."""
         first = advanced.first
         total = sum([ticket.count for ticket in tickets])
         # Before anybody gets an ID, or an error in between would leave it unguarded.
         if advanced.regressed:
-            self._tell_regression(advanced.counter, advanced.found, first)
+            self._tell_regression(advanced.counter, advanced.database_next_id, first)
         self._floors[advanced.counter] = first + total
         for ticket in tickets:
             ticket.batch = self._batch
             ticket.give(first)
             first += ticket.count
-        self._observer.handed_out(mode, len(tickets), total, first)
+        self._observer.allocated(mode, len(tickets), total, first)
 
-    def _hand_out_recorded(self, mode: str, tickets: list[_Ticket], advanced: Advanced) -> None:
+    def _hand_out_recorded(
+        self, mode: str, tickets: list[_Ticket], advanced: CounterUpdate
+    ) -> None:
         """The same where some of them have entries, whose ranges the store has made."""
         first = advanced.first
-        taken = sum(ticket.count for ticket in tickets) - advanced.spared
         if advanced.regressed:
-            self._tell_regression(advanced.counter, advanced.found, first)
-        next_id = first + taken
+            self._tell_regression(advanced.counter, advanced.database_next_id, first)
+        next_id = advanced.next_id
         if next_id > 1:
             self._floors[advanced.counter] = next_id
-        placed = iter(advanced.recorded)
+        placed = iter(advanced.records)
         met = replays = 0
         for ticket in tickets:
             ticket.batch = self._batch
-            if ticket.entry is None:
+            if ticket.record is None:
                 ticket.give(first)
                 first += ticket.count
                 met += 1
@@ -823,12 +731,12 @@ class Allocator:
             if isinstance(fate, UniqueIDError):
                 ticket.fail(fate)
                 continue
-            ticket.entry.replayed = fate.replayed
+            ticket.replayed = fate.replayed
             replays += fate.replayed
             met += not fate.replayed
             ticket.give(fate.first)
         if met:
-            self._observer.handed_out(mode, met, taken, next_id)
+            self._observer.allocated(mode, met, advanced.count, next_id)
         if replays:
             self._observer.replayed(replays)
 
@@ -975,7 +883,7 @@ class Allocator:
         # What could not be raised now is told when it is.
         for outcome in outcomes.values():
             if not isinstance(outcome, UniqueIDError) and outcome.regressed:
-                self._tell_regression(outcome.counter, outcome.found, outcome.first)
+                self._tell_regression(outcome.counter, outcome.database_next_id, outcome.first)
 
     def _low(self) -> dict[str, CounterRegressed]:
         """The counters below what was handed out of them."""

@@ -18,8 +18,9 @@ from uniqueid.commands import journal as journal_commands
 from uniqueid.commands import probe
 from uniqueid.database import schema
 from uniqueid.database.durability import DurabilityProblem
-from uniqueid.database.store import Advanced, Store
+from uniqueid.database.store import Store
 from uniqueid.errors import MAX_ID, ConfigError, TooManyModes, UniqueIDError
+from uniqueid.model import CounterUpdate
 from uniqueid.web.parameters import MAX_MODE_LENGTH, is_mode
 
 log = logging.getLogger(__name__)
@@ -241,10 +242,10 @@ def _advance(arguments: argparse.Namespace) -> int:
     status = 0
     outcomes = store.advance(dict.fromkeys(modes, count), floors, deadline=deadline)
     for mode, outcome in outcomes.items():
-        if isinstance(outcome, Advanced):
-            new = outcome.first + count
-            unchanged = "" if new > outcome.found else "  (not changed: it is there already)"
-            print(f"{mode}: {outcome.found} -> {new}{unchanged}")
+        if isinstance(outcome, CounterUpdate):
+            old, new = outcome.database_next_id, outcome.next_id
+            unchanged = "" if new > old else "  (not changed: it is there already)"
+            print(f"{mode}: {old} -> {new}{unchanged}")
         elif isinstance(outcome, TooManyModes) and arguments.to is not None:
             print(f"{mode}: there is no counter yet, and its first ID will be 1")
         elif isinstance(outcome, TooManyModes):

@@ -41,7 +41,13 @@ from pony.orm import Database, db_session
 
 from uniqueid.database.errors import LostUpdate
 from uniqueid.errors import KeyReused
-from uniqueid.model import MAX_CALLER_LENGTH, MAX_CLIENT_LENGTH, MAX_KEY_LENGTH, Entry
+from uniqueid.model import (
+    MAX_CALLER_LENGTH,
+    MAX_CLIENT_LENGTH,
+    MAX_KEY_LENGTH,
+    AllocationRecord,
+    RecordedRange,
+)
 
 TABLE = "uniqueidjournal"
 
@@ -82,17 +88,9 @@ class Record:
     request_id: str
     replays: int
 
-    def is_of(self, entry: Entry) -> bool:
+    def is_of(self, entry: AllocationRecord) -> bool:
         """Whether it was written for this very request, and not for one before with its key."""
         return (self.time, self.request_id) == (entry.time, entry.request_id)
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """The range that an entry got."""
-
-    first: int
-    replayed: bool = False
 
 
 class Plan:
@@ -104,11 +102,11 @@ class Plan:
 
     def __init__(
         self,
-        entries: Sequence[Entry],
+        entries: Sequence[AllocationRecord],
         known: Mapping[tuple[str, str], Record],
-        before: dict[tuple[str, str], Entry],
+        before: dict[tuple[str, str], AllocationRecord],
     ) -> None:
-        self.fresh: list[Entry] = []
+        self.fresh: list[AllocationRecord] = []
         self.found: list[Record] = []
         self.floor = 1
         """The counter must not be below this."""
@@ -117,15 +115,15 @@ class Plan:
         asked = sum(entry.count for entry in entries)
         self.taken = sum(entry.count for entry in self.fresh)
         """IDs for the new ones."""
-        self.spared = asked - self.taken
+        self.unused = asked - self.taken
         """IDs that are not taken, since their requests are replays or refused."""
 
     def _fate(
         self,
-        entry: Entry,
+        entry: AllocationRecord,
         known: Mapping[tuple[str, str], Record],
-        before: dict[tuple[str, str], Entry],
-    ) -> Entry | Record | KeyReused:
+        before: dict[tuple[str, str], AllocationRecord],
+    ) -> AllocationRecord | Record | KeyReused:
         """Whose range an entry gets: its own, another's in this transaction, a row's; or none."""
         identity = entry.identity
         if identity is None:
@@ -146,7 +144,9 @@ class Plan:
             return KeyReused(identity[0], other.mode, other.count)
         return other
 
-    def place(self, first: int) -> tuple[list[tuple[Entry, int]], list[Placed | KeyReused]]:
+    def place(
+        self, first: int
+    ) -> tuple[list[tuple[AllocationRecord, int]], list[RecordedRange | KeyReused]]:
         """Give each new entry its range, one after the other from `first` on.
 
         :returns: the rows to insert, and for each entry, in the order given, what became of it.
@@ -157,12 +157,12 @@ class Plan:
             firsts[id(entry)] = first
             rows.append((entry, first))
             first += entry.count
-        placed: list[Placed | KeyReused] = []
+        placed: list[RecordedRange | KeyReused] = []
         for entry, fate in zip(self._entries, self._fates, strict=True):
             if isinstance(fate, Record):
-                placed.append(Placed(fate.first, not fate.is_of(entry)))
-            elif isinstance(fate, Entry):
-                placed.append(Placed(firsts[id(fate)], fate is not entry))
+                placed.append(RecordedRange(fate.first, not fate.is_of(entry)))
+            elif isinstance(fate, AllocationRecord):
+                placed.append(RecordedRange(firsts[id(fate)], fate is not entry))
             else:
                 placed.append(fate)
         return rows, placed
@@ -195,7 +195,7 @@ class Journal:
 
     # -- for the committer ----------------------------------------------------------------------
 
-    def find(self, entries: Iterable[Entry]) -> dict[tuple[str, str], Record]:
+    def find(self, entries: Iterable[AllocationRecord]) -> dict[tuple[str, str], Record]:
         """The rows of the entries' keys that are there now, by key and caller."""
         identities = {entry.identity for entry in entries if entry.identity is not None}
         keys = sorted({key for key, _caller in identities})
@@ -226,7 +226,7 @@ class Journal:
             if self._database.execute(sql, {}, {"one": one}).rowcount != 1:
                 raise LostUpdate
 
-    def insert(self, rows: Iterable[tuple[Entry, int]]) -> None:
+    def insert(self, rows: Iterable[tuple[AllocationRecord, int]]) -> None:
         """Write entries and the first of their IDs, inside a transaction."""
         # In one order everywhere, so that two processes do not wait for each other in a circle.
         ordered = sorted(rows, key=lambda row: row[0].identity or ("", ""))

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pony.orm import Database, PrimaryKey, Required, db_session
@@ -22,7 +22,7 @@ from uniqueid.database.dialects.base import LOCK_WAIT, ServerDialect
 from uniqueid.database.durability import DurabilityMonitor
 from uniqueid.database.equal_modes import EqualModes
 from uniqueid.database.errors import TRANSIENT, Cause, LostUpdate, classify, explain
-from uniqueid.database.journal import Journal, Placed, Plan, Record
+from uniqueid.database.journal import Journal, Plan, Record
 from uniqueid.database.providers import binding
 from uniqueid.database.url import DatabaseURL
 from uniqueid.errors import (
@@ -33,7 +33,6 @@ from uniqueid.errors import (
     CounterRegressed,
     DatabaseUnavailable,
     JournalMissing,
-    KeyReused,
     ModeBusy,
     ModeNotStorable,
     SchemaError,
@@ -41,7 +40,7 @@ from uniqueid.errors import (
     UniqueIDError,
     UnsafeSession,
 )
-from uniqueid.model import Entry, now
+from uniqueid.model import AllocationRecord, CounterUpdate, now
 
 log = logging.getLogger(__name__)
 
@@ -55,28 +54,7 @@ _SINGLE_BEFORE_CHANGE = 4
 _NEW_COUNTER = "new_counter"
 
 
-@dataclass(slots=True)
-class Advanced:
-    """A counter that was moved on."""
-
-    counter: str
-    """The name of its high-water mark: the same for all modes that are one counter by the
-    collation of the database."""
-    first: int
-    """The first of the new IDs."""
-    found: int
-    """The next ID according to the database before."""
-    regressed: bool = False
-    """Whether that was less than the counter's floor."""
-    recorded: tuple[Placed | KeyReused, ...] = ()
-    """What became of each entry of the mode, in their order. The other requests have the IDs from
-    `first` on, the new entries those behind."""
-    spared: int = 0
-    """How many of the IDs that were asked for are not taken, since their entries are replays or
-    refused."""
-
-
-Outcome = Advanced | UniqueIDError
+Outcome = CounterUpdate | UniqueIDError
 """What became of one mode: moved on, or refused alone while the others went through."""
 
 
@@ -367,11 +345,11 @@ class Store:
     def advance(
         self,
         totals: Mapping[str, int],
-        floors: Mapping[str, int],
+        high_water_marks: Mapping[str, int],
         *,
         repair: bool = True,
         deadline: float,
-        entries: Sequence[Entry] = (),
+        records: Sequence[AllocationRecord] = (),
     ) -> dict[str, Outcome]:
         """Move counters on in one serializable transaction, all of them or none.
 
@@ -379,16 +357,16 @@ class Store:
         another, gets any of the same IDs. After an exception the caller cannot know whether the
         database did it, and must take the IDs for lost.
 
-        :param totals: mode to how many IDs, entries included; 0 writes only where `floors` asks
-            for it.
-        :param floors: counter to the lowest ID that may still be handed out. Where the database
-            has less, it went back.
+        :param totals: mode to how many IDs, those of records included; 0 writes only where
+            `high_water_marks` asks for it.
+        :param high_water_marks: counter to the lowest ID that may still be allocated. Where the
+            database has less, it went back.
         :param repair: raise a counter that went back; False refuses its mode.
         :param deadline: on the store's clock; there is no further try after it.
-        :param entries: requests to be recorded in the same transaction (`database.journal`).
+        :param records: requests to be recorded in the same transaction (`database.journal`).
         :returns: for each mode what became of it. A refused mode changes nothing.
         :raises DatabaseUnavailable: when it could not be done before the deadline.
-        :raises JournalMissing: when there are entries and no table for them.
+        :raises JournalMissing: when there are records and no table for them.
         """
         refused: dict[str, Outcome] = {}
         attempt = 0
@@ -397,21 +375,23 @@ class Store:
             wanted = {mode: count for mode, count in totals.items() if mode not in refused}
             try:
                 self.open()
-                if len(wanted) == 1 and not entries:
+                if len(wanted) == 1 and not records:
                     ((mode, count),) = wanted.items()
-                    advanced = self._move_alone(mode, count, floors)
+                    advanced = self._move_alone(mode, count, high_water_marks)
                     if advanced is not None:
                         return {mode: advanced, **refused}
                 else:
                     self._single = 0
-                room = self._room(wanted, floors)
-                if not entries:
-                    outcomes = self._transact(wanted, floors, repair, room)
+                room = self._room(wanted, high_water_marks)
+                if not records:
+                    outcomes = self._transact(wanted, high_water_marks, repair, room)
                 else:
                     self._need_journal()
-                    known = self.journal.find(entries) if look else None
-                    outcomes = self._transact_recorded(wanted, floors, repair, room, entries, known)
-                self._remember(outcomes, wanted)
+                    known = self.journal.find(records) if look else None
+                    outcomes = self._transact_recorded(
+                        wanted, high_water_marks, repair, room, records, known
+                    )
+                self._remember(outcomes)
                 return {**outcomes, **refused}
             except _OneMode as error:
                 refused[error.mode] = error.outcome
@@ -431,7 +411,7 @@ class Store:
                     self._journal_found = False
                     self.disconnect()
                     raise self._unavailable(error) from error
-                if entries and not look:
+                if records and not look:
                     look = True
                     if cause is Cause.DUPLICATE_KEY:
                         # A key that was used before, most likely: no conflict.
@@ -441,7 +421,9 @@ class Store:
                 self._pause(attempt, cause, deadline, error)
                 attempt += 1
 
-    def advance_alone(self, mode: str, count: int, floors: Mapping[str, int]) -> Advanced | None:
+    def advance_alone(
+        self, mode: str, count: int, high_water_marks: Mapping[str, int]
+    ) -> CounterUpdate | None:
         """Move one counter on, if one statement on the open connection is likely to do it.
 
         For a caller who cannot wait longer than for the answer to one statement.
@@ -452,7 +434,7 @@ class Store:
         if not self._opened:
             return None
         try:
-            return self._move_alone(mode, count, floors)
+            return self._move_alone(mode, count, high_water_marks)
         except _OneMode:
             self._on_retry(Cause.LOCK_TIMEOUT)
         except DatabaseUnavailable:
@@ -471,14 +453,16 @@ class Store:
             raise
         return None
 
-    def _move_alone(self, mode: str, count: int, floors: Mapping[str, int]) -> Advanced | None:
+    def _move_alone(
+        self, mode: str, count: int, high_water_marks: Mapping[str, int]
+    ) -> CounterUpdate | None:
         """Move a counter on from where this store left it, which spares reading it, and in a
         statement that is a transaction of its own, which spares BEGIN and COMMIT.
 
         Nothing is written, and the answer is None, unless the counter is exactly there. While
         somebody else moves it as well, it is not tried.
         """
-        left = self._expected(mode, count, floors)
+        left = self._expected(mode, count, high_water_marks)
         if left is None:
             self._single = 0
             return None
@@ -514,7 +498,7 @@ class Store:
             left.alone = False
             return None
         self._left[mode] = _Left(left.counter, next_id, True)
-        return Advanced(left.counter, left.next_id, left.next_id)
+        return CounterUpdate(left.counter, left.next_id, count, left.next_id)
 
     def _raise_for_mode(self, mode: str, error: Exception) -> None:
         """Say so if an error is about one mode, and the others of its transaction can go on."""
@@ -524,16 +508,15 @@ class Store:
         if cause is Cause.LOCK_TIMEOUT and self.url.kind != "sqlite":
             raise _OneMode(ModeBusy(mode), mode) from error
 
-    def _remember(self, outcomes: Mapping[str, Outcome], counts: Mapping[str, int]) -> None:
+    def _remember(self, outcomes: Mapping[str, Outcome]) -> None:
         """Note where the counters are after a commit."""
         for mode, outcome in outcomes.items():
             left = self._left.get(mode)
-            if isinstance(outcome, Advanced):
-                if outcome.found == 0:
+            if isinstance(outcome, CounterUpdate):
+                if outcome.database_next_id == 0:
                     continue
-                alone = left is None or left.next_id == outcome.found
-                next_id = outcome.first + counts[mode] - outcome.spared
-                self._left[mode] = _Left(outcome.counter, next_id, alone)
+                alone = left is None or left.next_id == outcome.database_next_id
+                self._left[mode] = _Left(outcome.counter, outcome.next_id, alone)
             elif left is not None:
                 del self._left[mode]
 
@@ -562,14 +545,14 @@ class Store:
             return DatabaseUnavailable(f"{explain(error)}; {SYNC}", tables=True)
         return DatabaseUnavailable(explain(error))
 
-    def _room(self, totals: Mapping[str, int], floors: Mapping[str, int]) -> int:
+    def _room(self, totals: Mapping[str, int], high_water_marks: Mapping[str, int]) -> int:
         """How many counters may still be made; counted only when a mode may be new.
 
         Outside the transaction, since there the count would lock every row of InnoDB's: two
         processes can pass the bound by a few.
         """
         # A floor of 1 is nobody's: no ID was handed out.
-        if all(floors.get(mode, 1) > 1 for mode in totals):
+        if all(high_water_marks.get(mode, 1) > 1 for mode in totals):
             return 0
         with db_session:
             (counters,) = self.database.select(self._count, {}, {})
@@ -578,12 +561,12 @@ class Store:
     def _advance_all(
         self,
         totals: Mapping[str, int],
-        floors: Mapping[str, int],
+        high_water_marks: Mapping[str, int],
         repair: bool,
         room: int,
         replayed: Mapping[str, int] | None = None,
     ) -> dict[str, Outcome]:
-        together = self._advance_together(totals, floors)
+        together = self._advance_together(totals, high_water_marks)
         if together is not None:
             return together
         outcomes: dict[str, Outcome] = {}
@@ -592,7 +575,7 @@ class Store:
             try:
                 least = 1 if replayed is None else replayed.get(mode, 1)
                 outcome, created = self._advance_one(
-                    mode, totals[mode], floors, least, repair=repair, room=room
+                    mode, totals[mode], high_water_marks, least, repair=repair, room=room
                 )
             except Exception as error:
                 self._raise_for_mode(mode, error)
@@ -604,26 +587,26 @@ class Store:
     def _advance_recorded(
         self,
         totals: Mapping[str, int],
-        floors: Mapping[str, int],
+        high_water_marks: Mapping[str, int],
         repair: bool,
         room: int,
-        entries: Sequence[Entry],
+        records: Sequence[AllocationRecord],
         known: Mapping[tuple[str, str], Record] | None,
     ) -> dict[str, Outcome]:
-        """The same with entries.
+        """The same with records.
 
         :param known: their rows; None when nobody has looked.
         """
-        by_mode: dict[str, list[Entry]] = {}
-        for entry in entries:
-            if entry.mode in totals:
-                by_mode.setdefault(entry.mode, []).append(entry)
-        before: dict[tuple[str, str], Entry] = {}
+        by_mode: dict[str, list[AllocationRecord]] = {}
+        for record in records:
+            if record.mode in totals:
+                by_mode.setdefault(record.mode, []).append(record)
+        before: dict[tuple[str, str], AllocationRecord] = {}
         plans = {mode: Plan(listed, known or {}, before) for mode, listed in by_mode.items()}
         counts = dict(totals)
         replayed: dict[str, int] = {}
         for mode, plan in plans.items():
-            counts[mode] -= plan.spared
+            counts[mode] -= plan.unused
             if plan.floor > 1:
                 replayed[mode] = plan.floor
                 # Read, and compared with that.
@@ -631,25 +614,26 @@ class Store:
             elif counts[mode] == 0 and totals[mode] > 0:
                 # All are refused: that makes no counter.
                 del counts[mode]
-        moved = self._advance_all(counts, floors, repair, room, replayed)
+        moved = self._advance_all(counts, high_water_marks, repair, room, replayed)
         outcomes: dict[str, Outcome] = dict(moved)
-        rows: list[tuple[Entry, int]] = []
+        rows: list[tuple[AllocationRecord, int]] = []
         for mode, plan in plans.items():
             # A counter that was not asked has no next ID.
-            outcome = moved.get(mode, Advanced(mode, 1, 0))
-            if not isinstance(outcome, Advanced):
-                if known is None and any(entry.key is not None for entry in by_mode[mode]):
+            outcome = moved.get(mode, CounterUpdate(mode, 1, 0, 0))
+            if not isinstance(outcome, CounterUpdate):
+                if known is None and any(record.key is not None for record in by_mode[mode]):
                     raise _LookFirst
                 continue
-            # Behind the requests without entries.
-            new, placed = plan.place(outcome.first + counts.get(mode, 0) - plan.taken)
+            # Behind the requests without records.
+            new, ranges = plan.place(outcome.next_id - plan.taken)
             rows += new
-            outcomes[mode] = replace(outcome, recorded=tuple(placed), spared=plan.spared)
+            outcome.records = tuple(ranges)
+            outcomes[mode] = outcome
         self.journal.confirm(record for plan in plans.values() for record in plan.found)
         try:
             self.journal.insert(rows)
         except Exception as error:
-            keyed = [entry.mode for entry, _first in rows if entry.key is not None]
+            keyed = [record.mode for record, _first in rows if record.key is not None]
             if classify(error) is Cause.LOCK_TIMEOUT and self.url.kind != "sqlite" and keyed:
                 # A key that is in flight elsewhere, with another mode.
                 raise _OneMode(ModeBusy(keyed[0]), keyed[0]) from error
@@ -657,7 +641,7 @@ class Store:
         return outcomes
 
     def prune(self) -> int:
-        """Delete some of the entries whose time is over; how many.
+        """Delete some of the records whose time is over; how many.
 
         :raises DatabaseUnavailable: when the database does not answer.
         """
@@ -671,7 +655,7 @@ class Store:
         self,
         mode: str,
         count: int,
-        floors: Mapping[str, int],
+        high_water_marks: Mapping[str, int],
         least: int,
         *,
         repair: bool,
@@ -682,20 +666,20 @@ class Store:
         :param least: the lowest ID that the mode's replays leave.
         """
         execute = self.database.execute
-        advanced = self._advance_unread(mode, count, floors)
+        advanced = self._advance_unread(mode, count, high_water_marks)
         if advanced is not None:
             return advanced, False
         row = execute(self._select, {}, {"mode": mode}).fetchone()
         if row is None:
-            if room <= 0 and max(floors.get(mode, 1), least) == 1:
+            if room <= 0 and max(high_water_marks.get(mode, 1), least) == 1:
                 return TooManyModes(mode, self.max_modes), False
             # Made first, so that its own row says which high-water marks are those of this counter
             # under other names: it may have been lost.
             execute(f"SAVEPOINT {_NEW_COUNTER}", {}, {})
             execute(self._insert, {}, {"mode": mode, "next_id": 1})
         counter, found = row or (mode, 1)
-        names = self._equal_modes.marks(counter, floors)
-        first = max(found, least, *(floors.get(name, 1) for name in names))
+        names = self._equal_modes.marks(counter, high_water_marks)
+        first = max(found, least, *(high_water_marks.get(name, 1) for name in names))
         regressed = found < first and first > 1
         next_id = first + count
         refusal: UniqueIDError | None = None
@@ -711,32 +695,34 @@ class Store:
             values = {"mode": counter, "next_id": next_id, "found": found}
             if execute(self._update, {}, values).rowcount != 1:
                 raise LostUpdate
-        return Advanced(names[0], first, found, regressed), row is None
+        return CounterUpdate(names[0], first, count, found, regressed), row is None
 
-    def _advance_unread(self, mode: str, count: int, floors: Mapping[str, int]) -> Advanced | None:
+    def _advance_unread(
+        self, mode: str, count: int, high_water_marks: Mapping[str, int]
+    ) -> CounterUpdate | None:
         """Move a counter on from where this store left it, which spares reading it.
 
         Nothing is written, and the answer is None, unless the counter is exactly there. While
         somebody else moves it as well, it is not tried.
         """
-        left = self._expected(mode, count, floors)
+        left = self._expected(mode, count, high_water_marks)
         if left is None:
             return None
         values = {"mode": mode, "next_id": left.next_id + count, "found": left.next_id}
         if self.database.execute(self._update, {}, values).rowcount != 1:
             return None
-        return Advanced(left.counter, left.next_id, left.next_id)
+        return CounterUpdate(left.counter, left.next_id, count, left.next_id)
 
-    def _expected(self, mode: str, count: int, floors: Mapping[str, int]) -> _Left | None:
+    def _expected(self, mode: str, count: int, high_water_marks: Mapping[str, int]) -> _Left | None:
         """Where a counter is likely to be; None when it had better be read."""
         left = self._left.get(mode)
         if left is None or not left.alone or count == 0:
             return None
-        floor = max(floors.get(left.counter, 1), floors.get(mode, 1))
+        floor = max(high_water_marks.get(left.counter, 1), high_water_marks.get(mode, 1))
         return left if floor <= left.next_id <= MAX_ID + 1 - count else None
 
     def _advance_together(
-        self, totals: Mapping[str, int], floors: Mapping[str, int]
+        self, totals: Mapping[str, int], high_water_marks: Mapping[str, int]
     ) -> dict[str, Outcome] | None:
         """Move several counters on in one statement, if each is where this store left it.
 
@@ -747,7 +733,7 @@ class Store:
             return None
         expected = {}
         for mode, count in totals.items():
-            left = self._expected(mode, count, floors)
+            left = self._expected(mode, count, high_water_marks)
             if left is None:
                 return None
             expected[mode] = left
@@ -776,7 +762,7 @@ class Store:
             raise LostUpdate
         self._left |= expected
         return {
-            mode: Advanced(left.counter, left.next_id, left.next_id)
+            mode: CounterUpdate(left.counter, left.next_id, totals[mode], left.next_id)
             for mode, left in expected.items()
         }
 

@@ -25,9 +25,8 @@ import time
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from uniqueid.allocation.allocator import Advanced, Counters
 from uniqueid.errors import (
     MAX_ID,
     DatabaseUnavailable,
@@ -36,6 +35,7 @@ from uniqueid.errors import (
     UniqueIDError,
 )
 from uniqueid.logs import Event
+from uniqueid.model import CounterStore, CounterUpdate, Observer
 
 if sys.platform != "win32":
     import fcntl
@@ -222,25 +222,6 @@ class Lock:
 # -- the store behind the fence ---------------------------------------------------------------
 
 
-class Observer(Protocol):
-    """Told what happens, for the metrics."""
-
-    def fence_written(self) -> None: ...
-    def fence_failed(self) -> None: ...
-    def fence_skipped(self, ids: int) -> None: ...
-
-
-class _Silent:
-    def fence_written(self) -> None:
-        pass
-
-    def fence_failed(self) -> None:
-        pass
-
-    def fence_skipped(self, ids: int) -> None:
-        pass
-
-
 class FencedStore:
     """A store whose IDs reach nobody before the fence stands above them.
 
@@ -255,7 +236,7 @@ class FencedStore:
 
     def __init__(
         self,
-        store: Counters,
+        store: CounterStore,
         path: str,
         *,
         window: int = 100_000,
@@ -267,14 +248,14 @@ class FencedStore:
         self._path = os.path.abspath(path)
         self._window = window
         self._timeout = timeout
-        self._observer = observer or _Silent()
+        self._observer = observer or Observer()
         self._clock = clock
         self._lock = Lock(self._path)
         self._marks: dict[str, Mark] = {}
         self._as_written: tuple[int, ...] | None = None
         # Not 0: the first comparison is due before the first connection is made here.
         self._openings = 1
-        self.floors: dict[str, int] = {}
+        self.high_water_marks: dict[str, int] = {}
         """Counter to the lowest ID that may still be handed out; the allocator has the same
         object. Of a counter used since the start it is exact, of any other the file's bound."""
         self.trouble: str | None = "it was not opened yet"
@@ -286,46 +267,48 @@ class FencedStore:
         return self._store.connections + self._openings
 
     def advance(
-        self, totals: Mapping[str, int], floors: Mapping[str, int], **options: Any
-    ) -> Mapping[str, Advanced | UniqueIDError]:
+        self, totals: Mapping[str, int], high_water_marks: Mapping[str, int], **options: Any
+    ) -> Mapping[str, CounterUpdate | UniqueIDError]:
         """As the store's; the fence stands above all IDs when this returns.
 
         :raises FenceUnavailable, FenceDamaged: nobody gets these IDs; they may be a gap.
         """
         self._stand()
-        outcomes = self._store.advance(totals, self.floors, **options)
+        outcomes = self._store.advance(totals, self.high_water_marks, **options)
         moved: dict[str, int] = {}
-        for mode, outcome in outcomes.items():
+        for outcome in outcomes.values():
             if isinstance(outcome, UniqueIDError):
                 continue
-            next_id = outcome.first + totals[mode] - outcome.spared
-            if next_id > 1:
+            if outcome.next_id > 1:
                 # Two modes can be one counter.
-                moved[outcome.counter] = max(next_id, moved.get(outcome.counter, 1))
+                moved[outcome.counter] = max(outcome.next_id, moved.get(outcome.counter, 1))
         if any(self._bound(counter) < next_id for counter, next_id in moved.items()):
             self._extend(moved)
         # Only now: what could not be fenced is handed out by nobody.
         for counter, next_id in moved.items():
-            self.floors[counter] = max(next_id, self.floors.get(counter, 1))
+            self.high_water_marks[counter] = max(next_id, self.high_water_marks.get(counter, 1))
         return outcomes
 
-    def advance_alone(self, mode: str, count: int, floors: Mapping[str, int]) -> Advanced | None:
+    def advance_alone(
+        self, mode: str, count: int, high_water_marks: Mapping[str, int]
+    ) -> CounterUpdate | None:
         """As the store's, while the fence stands and need not be moved for it."""
         if (
             self.trouble is not None
             or not self._lock.held
-            or self._bound(mode) < self.floors.get(mode, 1) + count
+            or self._bound(mode) < self.high_water_marks.get(mode, 1) + count
             or self._signature() != self._as_written
         ):
             return None
-        advanced = self._store.advance_alone(mode, count, self.floors)
+        advanced = self._store.advance_alone(mode, count, self.high_water_marks)
         if advanced is None:
             return None
-        next_id = advanced.first + count
-        if self._bound(advanced.counter) < next_id:
+        if self._bound(advanced.counter) < advanced.next_id:
             # The counter was higher than this process had left it: a gap.
             return None
-        self.floors[advanced.counter] = max(next_id, self.floors.get(advanced.counter, 1))
+        self.high_water_marks[advanced.counter] = max(
+            advanced.next_id, self.high_water_marks.get(advanced.counter, 1)
+        )
         return advanced
 
     def counters(self) -> Mapping[str, int]:
@@ -387,7 +370,7 @@ class FencedStore:
         try:
             marks = self._read()
             self._settle(marks)
-            self._write({counter: Mark(at, at) for counter, at in self.floors.items()})
+            self._write({counter: Mark(at, at) for counter, at in self.high_water_marks.items()})
         except BaseException:
             self._lock.release()
             raise
@@ -431,21 +414,23 @@ class FencedStore:
             for counter, outcome in outcomes.items():
                 if isinstance(outcome, UniqueIDError):
                     raise DatabaseUnavailable(str(outcome))
-                if outcome.found < outcome.first:
+                if outcome.database_next_id < outcome.first:
                     self._tell_gap(counter, outcome)
         for counter, mark in marks.items():
             if mark.bound > 1:
-                self.floors[counter] = max(mark.bound, self.floors.get(counter, 1))
+                self.high_water_marks[counter] = max(
+                    mark.bound, self.high_water_marks.get(counter, 1)
+                )
 
-    def _tell_gap(self, counter: str, raised: Advanced) -> None:
-        skipped = raised.first - raised.found
+    def _tell_gap(self, counter: str, raised: CounterUpdate) -> None:
+        skipped = raised.first - raised.database_next_id
         self._observer.fence_skipped(skipped)
         log.info(
             Event(
                 f"mode {counter!r} goes on at {raised.first}: the service was not stopped cleanly,"
                 f" and up to there IDs may have gone out; a gap of at most {skipped} IDs",
                 mode=counter,
-                found=raised.found,
+                found=raised.database_next_id,
                 expected=raised.first,
             )
         )
@@ -458,7 +443,8 @@ class FencedStore:
 
     def _exact(self) -> dict[str, int]:
         return {
-            counter: self.floors.get(counter, mark.bound) for counter, mark in self._marks.items()
+            counter: self.high_water_marks.get(counter, mark.bound)
+            for counter, mark in self._marks.items()
         }
 
     def _extend(self, moved: Mapping[str, int]) -> None:

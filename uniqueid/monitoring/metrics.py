@@ -35,6 +35,7 @@ from prometheus_client.registry import Collector
 
 from uniqueid import __version__
 from uniqueid.errors import MAX_ID
+from uniqueid.model import Observer
 
 if TYPE_CHECKING:
     from uniqueid.database.errors import Cause
@@ -100,7 +101,7 @@ class State:
     """Variables of the database server with which it can lose a committed transaction."""
 
 
-class Metrics:
+class Metrics(Observer):
     """The collectors of one process, in a registry of their own."""
 
     def __init__(self, database_kind: str = "") -> None:
@@ -181,7 +182,7 @@ class Metrics:
         self.batch.observe(requests)
         self.commit_seconds.observe(seconds)
 
-    def handed_out(self, mode: str, requests: int, count: int, next_id: int) -> None:
+    def allocated(self, mode: str, requests: int, count: int, next_id: int) -> None:
         """So many IDs of a mode went out to so many requests."""
         with self._tallies_lock:
             tally = self.tallies.get(mode)
@@ -206,9 +207,9 @@ class Metrics:
         """So many requests got the range of an earlier one."""
         self.replays.inc(requests)
 
-    def pruned(self, entries: int) -> None:
+    def pruned(self, records: int) -> None:
         """So many old rows of the journal were deleted."""
-        self.journal_pruned.inc(entries)
+        self.journal_pruned.inc(records)
 
     def retried(self, cause: Cause) -> None:
         """A transaction is tried again."""

@@ -15,7 +15,7 @@ from bottle import Bottle, HTTPError, HTTPResponse, request
 
 from uniqueid import errors
 from uniqueid.logs import AccessLog, request_id
-from uniqueid.model import Entry, now
+from uniqueid.model import Allocation, AllocationRecord, now
 from uniqueid.monitoring.health import Checks
 from uniqueid.monitoring.metrics import CONTENT_TYPE, Metrics
 from uniqueid.web import openapi
@@ -83,9 +83,8 @@ class Allocating(Protocol):
         self,
         mode: str,
         count: int,
-        facts: dict[str, object] | None = None,
-        entry: Entry | None = None,
-    ) -> int: ...
+        record: AllocationRecord | None = None,
+    ) -> Allocation: ...
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,9 @@ class Keeping:
     journal_ttl: float = 7_776_000
     """Seconds for which the others are kept."""
 
-    def entry(self, environ: Mapping[str, Any], asked: validation.Request, id: str | None) -> Entry:
+    def record(
+        self, environ: Mapping[str, Any], asked: validation.Request, id: str | None
+    ) -> AllocationRecord:
         """What the journal is to know of a request.
 
         :param id: the request's in the log, where it has one.
@@ -109,7 +110,7 @@ class Keeping:
         if asked.key is not None:
             seconds = max(seconds, self.idempotency_ttl)
         at = now()
-        return Entry(
+        return AllocationRecord(
             asked.mode,
             asked.count,
             asked.key,
@@ -387,17 +388,14 @@ def make_app(
             facts = environ.get(_FACTS_KEY)
             if facts is not None:
                 facts["mode"], facts["range"] = asked.mode, asked.count
+            record = None
             if kept.journal or asked.key is not None:
-                entry = kept.entry(environ, asked, None if facts is None else str(facts["id"]))
-                first = allocator.allocate(asked.mode, asked.count, facts, entry)
-                replayed = entry.replayed
-                if replayed and facts is not None:
-                    facts["replayed"] = "true"
-            elif facts is None:
-                first = allocator.allocate(asked.mode, asked.count)
-            else:
-                first = allocator.allocate(asked.mode, asked.count, facts)
+                record = kept.record(environ, asked, None if facts is None else str(facts["id"]))
+            first, batch, replayed = allocator.allocate(asked.mode, asked.count, record)
             if facts is not None:
+                facts["batch"] = batch
+                if replayed:
+                    facts["replayed"] = "true"
                 facts["start"] = first
             last = first + asked.count - 1
         # A text costs a third of json.dumps.
