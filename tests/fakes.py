@@ -46,12 +46,8 @@ class FakeStore:
     def __init__(self, **counters: int) -> None:
         self.values: dict[str, int] = dict(counters)
         self.transactions: list[dict[str, int]] = []
-        self.alone = False
-        """Whether a counter can be moved on by one statement."""
-        self.alone_answers = True
-        """Or that statement has no answer, and was done or not."""
-        self.singles: list[tuple[str, int]] = []
-        """Mode and count of each such statement."""
+        self.direct: list[dict[str, int]] = []
+        """Those of `transactions` that were not the committer's."""
         self.gate = threading.Event()
         self.gate.set()
         self.arrived = threading.Semaphore(0)
@@ -82,6 +78,8 @@ class FakeStore:
         if self.errors:
             raise self.errors.pop(0)
         self.transactions.append(dict(totals))
+        if threading.current_thread().name != "committer":
+            self.direct.append(dict(totals))
         before: dict[tuple[str, str], AllocationRecord] = {}
         plans = {
             mode: Plan([record for record in records if record.mode == mode], self.rows, before)
@@ -108,25 +106,6 @@ class FakeStore:
         if self.errors_after_commit:
             raise self.errors_after_commit.pop(0)
         return results
-
-    def advance_alone(
-        self, mode: str, count: int, floors: Mapping[str, int]
-    ) -> CounterUpdate | None:
-        if not self.alone:
-            return None
-        self.arrived.release()
-        self.gate.wait(30)
-        if self.errors:
-            raise self.errors.pop(0)
-        if not self.alone_answers:
-            self.alone = False
-            return None
-        if mode not in self.values or self.values[mode] < floors.get(mode, 1):
-            return None
-        self.singles.append((mode, count))
-        first = self.values[mode]
-        self.values[mode] = first + count
-        return CounterUpdate(mode, first, count, first)
 
     def _record(self, done: CounterUpdate, plan: Plan, first: int) -> CounterUpdate:
         rows, placed = plan.place(first)

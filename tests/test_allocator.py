@@ -220,10 +220,10 @@ def test_a_database_that_is_down_refuses_all_who_wait_and_those_who_come(
     assert store.pings.acquire(timeout=30)
     with pytest.raises(DatabaseUnavailable):
         allocator.allocate("a", 1)
-    assert allocator.down is not None
+    assert allocator.unavailable is not None
     assert store.transactions == []
     store.ping_error = None
-    wait_until(lambda: allocator.down is None, "the database being found again")
+    wait_until(lambda: allocator.unavailable is None, "the database being found again")
     assert allocator.allocate("a", 1).first == 1
 
 
@@ -235,11 +235,11 @@ def test_a_database_that_hangs_is_found_out_once(store: FakeStore) -> None:
         first = hold_up(store, crowd)
         with pytest.raises(DatabaseUnavailable, match=r"within 0\.5 seconds"):
             first.result(30)
-        wait_until(lambda: allocator.down is not None, "the hang being noticed")
+        wait_until(lambda: allocator.unavailable is not None, "the hang being noticed")
         with pytest.raises(DatabaseUnavailable):
             allocator.allocate("a", 1)
         store.gate.set()
-        wait_until(lambda: allocator.down is None, "the database answering")
+        wait_until(lambda: allocator.unavailable is None, "the database answering")
     assert allocator.allocate("a", 1).first == 1
     assert allocator.close(30)
 
@@ -253,7 +253,7 @@ def test_a_request_that_gave_up_in_the_queue_takes_no_ids(store: FakeStore) -> N
         for future in futures:
             assert isinstance(future.exception(30), DatabaseUnavailable)
         store.gate.set()
-        wait_until(lambda: allocator.down is None, "the database answering")
+        wait_until(lambda: allocator.unavailable is None, "the database answering")
     assert allocator.allocate("late", 1).first == 1
     assert allocator.close(30)
 
@@ -265,7 +265,7 @@ def test_closing_answers_what_is_queued_and_refuses_what_comes(
     hold_up(store, crowd)
     waiting = [crowd.ask("a", 1) for _ in range(20)]
     closed = crowd.pool.submit(allocator.close, 30)
-    wait_until(allocator._closing.is_set, "the close")
+    wait_until(allocator._queue.closing.is_set, "the close")
     with pytest.raises(Closing):
         allocator.allocate("a", 1)
     store.gate.set()
@@ -350,12 +350,12 @@ def test_the_same_error_object_gathers_no_tracebacks(store: FakeStore) -> None:
     st.booleans(),
 )
 def test_ranges_are_disjoint_contiguous_and_all_there(
-    requests: list[tuple[str, int]], threads: int, batch_size: int, alone: bool
+    requests: list[tuple[str, int]], threads: int, batch_size: int, direct: bool
 ) -> None:
     """Whoever asks for what at the same time, the ranges of a mode tile it without overlap."""
     store = FakeStore()
-    store.alone = alone
-    allocator = Allocator(store, batch_size=batch_size)
+    # With less patience, callers never execute their own requests.
+    allocator = Allocator(store, batch_size=batch_size, request_timeout=30 if direct else 1.9)
     barrier = threading.Barrier(threads)
 
     def client(number: int) -> list[tuple[str, int, int]]:
@@ -379,7 +379,7 @@ def test_ranges_are_disjoint_contiguous_and_all_there(
 
 def test_of_a_crowd_that_waits_for_long_only_so_many_stay(store: FakeStore) -> None:
     """The others give the server's threads back, and who comes then is refused at once."""
-    allocator = Allocator(store, request_timeout=30, crowd=3)
+    allocator = Allocator(store, request_timeout=30, max_blocked_requests=3)
     store.gate.clear()
     try:
         with ThreadPoolExecutor(8) as pool:
@@ -419,7 +419,7 @@ def test_a_database_that_answers_and_yet_fails_is_told_once(
         store.errors = [DatabaseUnavailable("no space")]
         with pytest.raises(DatabaseUnavailable):
             allocator.allocate("file", 1)
-        wait_until(lambda: allocator.down is None, "the database being asked")
+        wait_until(lambda: allocator.unavailable is None, "the database being asked")
     assert allocator.allocate("file", 1).first == 1
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2
@@ -438,7 +438,6 @@ class Alone:
         self.pool = pool
         options = {"request_timeout": 30, **options}
         self.allocator = Allocator(store, **options)
-        store.alone = True
         assert self.ask("file", 10).result(30).first == 1
         store.arrived.acquire(timeout=30)
         self.settle()
@@ -449,7 +448,7 @@ class Alone:
 
     def settle(self) -> None:
         """Return when the committer waits for callers."""
-        wait_until(lambda: not self.allocator._turn.locked(), "the committer being idle")
+        wait_until(lambda: not self.allocator._store_lock.locked(), "the committer being idle")
 
 
 @pytest.fixture
@@ -465,9 +464,9 @@ def test_a_caller_who_is_alone_needs_no_committer(alone: Alone, store: FakeStore
     """One statement each, in turn, told like any other transaction."""
     answers = [alone.ask("file", 5).result(30) for _ in range(3)]
     assert answers == [Allocation(first, 1) for first in (11, 16, 21)]
-    assert store.transactions == [{"file": 10}]
-    assert store.singles == [("file", 5)] * 3
-    assert alone.allocator.floors == {"file": 26}
+    assert store.transactions == [{"file": 10}, *store.direct]
+    assert store.direct == [{"file": 5}] * 3
+    assert alone.allocator.high_water_marks == {"file": 26}
 
 
 def test_what_is_handed_out_alone_is_counted(store: FakeStore) -> None:
@@ -496,8 +495,8 @@ def test_who_comes_while_one_is_alone_waits_for_the_committer(
     store.gate.set()
     assert first.result(30).first == 11
     assert sorted(other.result(30).first for other in others) == [12, 14, 16]
-    assert store.singles == [("file", 1)]
-    assert store.transactions[1:] == [{"file": 6}]
+    assert store.direct == [{"file": 1}]
+    assert store.transactions[2:] == [{"file": 6}]
 
 
 def test_after_a_crowd_the_committer_does_it(alone: Alone, store: FakeStore) -> None:
@@ -510,24 +509,35 @@ def test_after_a_crowd_the_committer_does_it(alone: Alone, store: FakeStore) -> 
     store.gate.set()
     for future in waiting:
         future.result(30)
-    store.singles.clear()
-    for singles in ([], [("file", 1)]):
+    store.direct.clear()
+    for direct in ([], [{"file": 1}]):
         alone.settle()
         alone.ask("file", 1).result(30)
-        assert store.singles == singles
+        assert store.direct == direct
 
 
-def test_what_one_statement_cannot_do_is_the_committers(
+def test_what_fails_in_the_callers_thread_is_tried_again_by_the_committer(
     alone: Alone, store: FakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A counter that is elsewhere, and even a mistake in this program: no caller sees it."""
-    store.values["file"] = 5
-    assert alone.ask("file", 1).result(30).first == 11
-    alone.settle()
-    store.errors = [ValueError("a mistake")]
-    assert alone.ask("file", 1).result(30).first == 12
-    assert store.singles == []
+    """A conflict, and even a mistake in this program: no caller sees it."""
+    for error in (DatabaseUnavailable("a conflict"), ValueError("a mistake")):
+        first = alone.ask("file", 1).result(30).first
+        alone.settle()
+        store.errors = [error]
+        store.direct.clear()
+        assert alone.ask("file", 1).result(30).first == first + 1
+        assert store.direct == []
+        alone.settle()
     assert "ValueError: a mistake" in caplog.text
+    assert "a conflict" not in caplog.text
+
+
+def test_an_error_of_a_lone_request_is_final(alone: Alone, store: FakeStore) -> None:
+    """The committer would not have served it either."""
+    store.outcomes["new"] = TooManyModes("new", 1)
+    with pytest.raises(TooManyModes):
+        alone.ask("new", 1).result(30)
+    assert store.transactions[1:] == store.direct == [{"new": 1}]
 
 
 def test_a_counter_that_went_back_is_below_what_was_handed_out_alone(
@@ -549,7 +559,9 @@ def test_stop_refuses_a_caller_who_is_alone_as_well(store: FakeStore) -> None:
             with pytest.raises(CounterRegressed):
                 alone.ask(mode, 1).result(30)
             alone.settle()
-        assert store.singles == []
+        # The first has found it, and left the rest to the committer.
+        assert store.direct == [{"file": 1}]
+        assert store.values == {"file": 5, "other": 1}
         assert alone.allocator.close(30)
 
 
@@ -563,7 +575,7 @@ def test_a_statement_without_an_answer_has_the_committer_look(store: FakeStore) 
         assert store.arrived.acquire(timeout=30)
         # As a driver does that waits for so long and not longer.
         clock.now += 2
-        store.alone_answers = False
+        store.errors = [DatabaseUnavailable("lost")]
         store.ping_error = DatabaseUnavailable("silent")
         store.gate.set()
         with pytest.raises(DatabaseUnavailable, match="within 2 seconds"):
@@ -572,7 +584,7 @@ def test_a_statement_without_an_answer_has_the_committer_look(store: FakeStore) 
         with pytest.raises(DatabaseUnavailable):
             alone.ask("file", 1).result(30)
         store.ping_error = None
-        wait_until(lambda: alone.allocator.down is None, "the database being found again")
+        wait_until(lambda: alone.allocator.unavailable is None, "the database being found again")
         # What it has done by then is nobody's.
         assert alone.ask("file", 1).result(30).first == 11
         assert alone.allocator.close(30)
@@ -587,10 +599,10 @@ def test_a_statement_that_hangs_is_found_out_by_those_who_wait(store: FakeStore)
         assert store.arrived.acquire(timeout=30)
         with pytest.raises(DatabaseUnavailable, match="within 2 seconds"):
             alone.ask("file", 1).result(30)
-        assert alone.allocator.down is not None
+        assert alone.allocator.unavailable is not None
         store.gate.set()
         assert stuck.result(30).first == 11
-        wait_until(lambda: alone.allocator.down is None, "the database answering")
+        wait_until(lambda: alone.allocator.unavailable is None, "the database answering")
         assert alone.allocator.close(30)
 
 
@@ -600,7 +612,7 @@ def test_nobody_is_alone_after_the_close(alone: Alone, store: FakeStore) -> None
     last = alone.ask("file", 1)
     assert store.arrived.acquire(timeout=30)
     closed = alone.pool.submit(alone.allocator.close, 30)
-    wait_until(alone.allocator._closing.is_set, "the close")
+    wait_until(alone.allocator._queue.closing.is_set, "the close")
     assert not store.disconnected.is_set()
     with pytest.raises(Closing):
         alone.ask("file", 1).result(30)
@@ -609,7 +621,7 @@ def test_nobody_is_alone_after_the_close(alone: Alone, store: FakeStore) -> None
     assert closed.result(30)
     with pytest.raises(Closing):
         alone.ask("file", 1).result(30)
-    assert store.singles == [("file", 1)]
+    assert store.direct == [{"file": 1}]
 
 
 def test_a_counter_that_somebody_holds_locked_leaves_nobody_alone(
@@ -618,10 +630,11 @@ def test_a_counter_that_somebody_holds_locked_leaves_nobody_alone(
     """Those who wait for it have the committer's next try before them."""
     store.outcomes["locked"] = ModeBusy("locked")
     waiting = alone.ask("locked", 1)
-    wait_until(lambda: bool(alone.allocator._deferred.tickets), "the locked mode")
+    wait_until(lambda: bool(alone.allocator._committer.deferred), "the locked mode")
     alone.settle()
+    store.direct.clear()
     assert alone.ask("file", 1).result(30).first == 11
-    assert store.singles == []
+    assert store.direct == []
     del store.outcomes["locked"]
     assert waiting.result(30).first == 1
 
@@ -631,18 +644,18 @@ def test_when_callers_never_do_it_themselves(store: FakeStore) -> None:
     with ThreadPoolExecutor(1) as pool:
         alone = Alone(store, pool, request_timeout=1.9)
         alone.ask("file", 30).result(30)
-        assert store.singles == []
+        assert store.direct == []
         assert alone.allocator.close(30)
 
 
 def test_the_main_thread_never_does_it(alone: Alone, store: FakeStore) -> None:
     """There a signal could end it in the middle of its statement."""
     assert alone.allocator.allocate("file", 1).first == 11
-    assert store.singles == []
+    assert store.direct == []
 
 
 def test_requests_with_an_entry_are_the_committers(alone: Alone, store: FakeStore) -> None:
     """Theirs is more than one statement."""
     entry = AllocationRecord("file", 1, "key", "", "client", "id", 1, 2)
     assert alone.ask("file", 1, record=entry).result(30).first == 11
-    assert store.singles == []
+    assert store.direct == []

@@ -100,7 +100,7 @@ def test_requests_with_and_without_keys_share_one_transaction(
         assert last.result(30).first == 19
     assert store.transactions[2:] == [{"a": 3 + 10 + 10 + 5 + 9 + 4, "b": 2}]
     assert store.values == {"a": 23, "b": 3, "first": 2}
-    assert allocator.floors == {"a": 23, "b": 3, "first": 2}
+    assert allocator.high_water_marks == {"a": 23, "b": 3, "first": 2}
     assert allocator.allocate("a", 1).first == 23
     text = metrics.render().decode()
     assert "uniqueid_replays_total 2.0" in text
@@ -124,7 +124,7 @@ def test_at_the_end_of_a_counter_replays_are_met_and_the_rest_as_far_as_it_fits(
         for refused in (large, late):
             with pytest.raises(CounterExhausted):
                 refused.result(30)
-        assert (replay.result(30), fits.result(30)) == (MAX_ID - 9, MAX_ID - 5)
+        assert (replay.result(30).first, fits.result(30).first) == (MAX_ID - 9, MAX_ID - 5)
 
 
 def test_a_key_without_an_answer_is_in_flight(store: FakeStore) -> None:
@@ -144,7 +144,7 @@ def test_a_key_without_an_answer_is_in_flight(store: FakeStore) -> None:
                 with pytest.raises(DatabaseUnavailable):
                     unmet.result(30)
             store.gate.set()
-            wait_until(lambda: allocator.down is None, "the database answering")
+            wait_until(lambda: allocator.unavailable is None, "the database answering")
             # The first was met after all, and that is what the key gets from now on.
             assert allocator.allocate("a", 1, entry("a", 1)) == Allocation(1, 1, replayed=True)
     finally:
@@ -159,7 +159,7 @@ def test_without_the_table_requests_without_an_entry_are_met(
     advance = store.advance
 
     def without_table(*arguments: object, **options: object) -> object:
-        if "entries" in options:
+        if options["records"]:
             raise JournalMissing
         return advance(*arguments, **options)  # type: ignore[arg-type]
 
@@ -209,7 +209,7 @@ def test_old_entries_are_deleted_between_transactions(metrics: Metrics) -> None:
     failing.set()
     assert pruned_after(60) == 1
     assert pruned_after(20) == 0
-    assert allocator.down is None
+    assert allocator.unavailable is None
     assert allocator.allocate("a", 1).first == 8
     assert allocator.close(30)
 

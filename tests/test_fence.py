@@ -26,11 +26,12 @@ from uniqueid.errors import (
 )
 from uniqueid.fence import store as fence
 from uniqueid.fence.store import FencedStore, Mark
+from uniqueid.model import Observer
 
 WINDOW = 100
 
 
-class Watcher:
+class Watcher(Observer):
     """Counts what the metrics would."""
 
     def __init__(self) -> None:
@@ -50,7 +51,8 @@ class Watcher:
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("uniqueid.allocation.allocator._LOOK_AGAIN", 0.02)
+    monkeypatch.setattr("uniqueid.allocation.availability.POLL_INTERVAL", 0.02)
+    monkeypatch.setattr("uniqueid.allocation.regression.POLL_INTERVAL", 0.02)
 
 
 @pytest.fixture
@@ -73,10 +75,12 @@ def start(path: Path, watcher: Watcher) -> Iterator[Start]:
 
     def start(store: FakeStore, **options: Any) -> Allocator:
         fenced = FencedStore(store, str(path), window=WINDOW, observer=watcher)
-        allocator = Allocator(fenced, floors=fenced.high_water_marks, **options)
+        allocator = Allocator(fenced, high_water_marks=fenced.high_water_marks, **options)
         started.append(allocator)
         allocator.start()
-        wait_until(lambda: fenced.trouble is None or allocator.down, "the fence being opened")
+        wait_until(
+            lambda: fenced.trouble is None or allocator.unavailable, "the fence being opened"
+        )
         return allocator
 
     yield start
@@ -291,7 +295,7 @@ def test_a_damaged_file_is_refused(start: Start, path: Path, how: str) -> None:
         allocator.allocate("other", 1)
     assert path.read_bytes() == broken
     fence.write(str(path), {"file": Mark(41, 41)})
-    wait_until(lambda: allocator.down is None, "the repair being noticed")
+    wait_until(lambda: allocator.unavailable is None, "the repair being noticed")
     assert allocator.allocate("file", 1).first == 41
 
 
@@ -358,7 +362,7 @@ def test_what_could_not_be_fenced_reaches_nobody(
     assert complaints() == 1
     assert list(path.parent.glob("*.new")) == []
     full = False
-    wait_until(lambda: allocator.down is None, "the disk with room being noticed")
+    wait_until(lambda: allocator.unavailable is None, "the disk with room being noticed")
     assert allocator.allocate("file", 1).first == WINDOW + 3
     assert "the fence can be used again" in caplog.text
 
@@ -371,7 +375,7 @@ def test_two_processes_cannot_share_a_file(start: Start, path: Path) -> None:
     with pytest.raises(FenceUnavailable, match="another process uses"):
         two.allocate("file", 1)
     assert one.close(30)
-    wait_until(lambda: two.down is None, "the file being free")
+    wait_until(lambda: two.unavailable is None, "the file being free")
     assert two.allocate("file", 1).first == 2
 
 
@@ -382,10 +386,10 @@ def test_a_lock_file_that_was_removed_protects_nobody(start: Start, path: Path) 
     one.allocate("file", 1)
     Path(f"{path}.lock").unlink()
     two = start(store)
-    assert two.down is None
+    assert two.unavailable is None
     with pytest.raises(FenceUnavailable):
         one.allocate("file", 2 * WINDOW)
-    wait_until(lambda: "another process uses" in str(one.down), "the other being noticed")
+    wait_until(lambda: "another process uses" in str(one.unavailable), "the other being noticed")
 
 
 def test_a_database_that_is_away_at_the_start_is_waited_for(start: Start, path: Path) -> None:
@@ -405,7 +409,7 @@ def test_a_database_that_is_away_at_the_start_is_waited_for(start: Start, path: 
     with pytest.raises(DatabaseUnavailable):
         allocator.allocate("file", 1)
     store.away = False
-    wait_until(lambda: allocator.down is None, "the database being back")
+    wait_until(lambda: allocator.unavailable is None, "the database being back")
     assert allocator.allocate("file", 1).first == 41
 
 
@@ -543,4 +547,4 @@ def test_ids_are_not_allocated_above_a_fence_that_is_not_on_disk(
         with pytest.raises(FenceUnavailable, match="Input/output error"):
             allocator.allocate("file", 2 * WINDOW)
         monkeypatch.setattr(os, failing, call)
-        wait_until(lambda: allocator.down is None, "the fence being written")
+        wait_until(lambda: allocator.unavailable is None, "the fence being written")

@@ -148,7 +148,7 @@ def test_a_counter_that_went_back_is_seen_before_anybody_asks_for_it(
 ) -> None:
     """With stop that is a reason to send no requests; with advance the next request mends it."""
     allocator = Allocator(database, repair=repair)
-    watch = make(floors=lambda: allocator.floors, keep=0)
+    watch = make(floors=lambda: allocator.high_water_marks, keep=0)
     asked = checks(allocator, watch.look, repair=repair)
     try:
         assert allocator.allocate("file", 10).first == 11

@@ -115,11 +115,6 @@ class CounterStore(Protocol):
         :raises Unavailable: when it could not be done before the deadline.
         """
 
-    def advance_alone(
-        self, mode: str, count: int, high_water_marks: Mapping[str, int]
-    ) -> CounterUpdate | None:
-        """Allocate IDs of one mode with a single statement, if that is likely to do it."""
-
     def counters(self) -> Mapping[str, int]:
         """Each mode and its next ID."""
 

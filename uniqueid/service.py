@@ -115,11 +115,11 @@ def build(configuration: Configuration | None = None, *, threads: int = 48) -> S
         batch_size=settings.batch_size,
         repair=settings.on_regression == "advance",
         # Threads for others than those who wait for a database that hangs.
-        crowd=max(1, threads - max(1, threads // 8)),
+        max_blocked_requests=max(1, threads - max(1, threads // 8)),
         prune=store.prune,
-        floors=None if fence is None else fence.high_water_marks,
+        high_water_marks=None if fence is None else fence.high_water_marks,
         observer=metrics,
-        troubles=troubles,
+        incidents=troubles,
     )
     limits = Limits(
         max_range=settings.max_range,
@@ -236,7 +236,7 @@ def make_watch(
     return health.Watch(
         store,
         require,
-        lambda: allocator.floors,
+        lambda: allocator.high_water_marks,
         troubles=troubles,
         close_each=configuration.database.kind == "sqlite",
     )

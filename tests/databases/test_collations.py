@@ -163,7 +163,7 @@ class Server:
         store: Any = direct.store
         if fence is not None:
             store = FencedStore(store, str(fence), window=100)
-            options["floors"] = store.high_water_marks
+            options["high_water_marks"] = store.high_water_marks
         self.allocator = Allocator(store, **options)
 
     def __enter__(self) -> Server:

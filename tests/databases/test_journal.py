@@ -496,13 +496,13 @@ def test_replays_do_not_move_the_fence(
 ) -> None:
     """What was answered again, or refused, is no ID that the fence or the guard has to know of."""
     fence = FencedStore(direct.store, str(tmp_path / "fence"))
-    allocator = Allocator(fence, request_timeout=60, floors=fence.high_water_marks)
+    allocator = Allocator(fence, request_timeout=60, high_water_marks=fence.high_water_marks)
     try:
         assert allocator.allocate("file", 10, entry("file", 10, "one")).first == 1
         assert allocator.allocate("file", 10, entry("file", 10, "one")).first == 1
         with pytest.raises(KeyReused):
             allocator.allocate("new", 9, entry("new", 9, "one"))
-        assert allocator.floors["file"] == 11
+        assert allocator.high_water_marks["file"] == 11
         assert allocator.allocate("file", 1).first == 11
         assert allocator.allocate("new", 1).first == 1
     finally:

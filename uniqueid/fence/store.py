@@ -27,6 +27,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from uniqueid.allocation.high_water_marks import HighWaterMarks
 from uniqueid.errors import (
     MAX_ID,
     DatabaseUnavailable,
@@ -255,9 +256,9 @@ class FencedStore:
         self._as_written: tuple[int, ...] | None = None
         # Not 0: the first comparison is due before the first connection is made here.
         self._openings = 1
-        self.high_water_marks: dict[str, int] = {}
-        """Counter to the lowest ID that may still be handed out; the allocator has the same
-        object. Of a counter used since the start it is exact, of any other the file's bound."""
+        self.high_water_marks = HighWaterMarks()
+        """Shared with the allocator. Of a counter used since the start the mark is exact, of any
+        other it is the file's bound."""
         self.trouble: str | None = "it was not opened yet"
         """Why no IDs are handed out; None while all is well. For any thread."""
 
@@ -286,30 +287,8 @@ class FencedStore:
             self._extend(moved)
         # Only now: what could not be fenced is handed out by nobody.
         for counter, next_id in moved.items():
-            self.high_water_marks[counter] = max(next_id, self.high_water_marks.get(counter, 1))
+            self.high_water_marks.raise_to(counter, next_id)
         return outcomes
-
-    def advance_alone(
-        self, mode: str, count: int, high_water_marks: Mapping[str, int]
-    ) -> CounterUpdate | None:
-        """As the store's, while the fence stands and need not be moved for it."""
-        if (
-            self.trouble is not None
-            or not self._lock.held
-            or self._bound(mode) < self.high_water_marks.get(mode, 1) + count
-            or self._signature() != self._as_written
-        ):
-            return None
-        advanced = self._store.advance_alone(mode, count, self.high_water_marks)
-        if advanced is None:
-            return None
-        if self._bound(advanced.counter) < advanced.next_id:
-            # The counter was higher than this process had left it: a gap.
-            return None
-        self.high_water_marks[advanced.counter] = max(
-            advanced.next_id, self.high_water_marks.get(advanced.counter, 1)
-        )
-        return advanced
 
     def counters(self) -> Mapping[str, int]:
         """Each mode and its next ID."""
@@ -417,10 +396,7 @@ class FencedStore:
                 if outcome.database_next_id < outcome.first:
                     self._tell_gap(counter, outcome)
         for counter, mark in marks.items():
-            if mark.bound > 1:
-                self.high_water_marks[counter] = max(
-                    mark.bound, self.high_water_marks.get(counter, 1)
-                )
+            self.high_water_marks.raise_to(counter, mark.bound)
 
     def _tell_gap(self, counter: str, raised: CounterUpdate) -> None:
         skipped = raised.first - raised.database_next_id

@@ -194,7 +194,7 @@ class Checked(Protocol):
     @property
     def alive(self) -> bool: ...
     @property
-    def down(self) -> Unavailable | None: ...
+    def unavailable(self) -> Unavailable | None: ...
     @property
     def regressed(self) -> Mapping[str, CounterRegressed]: ...
 
@@ -219,7 +219,7 @@ def checks(
     """
 
     def database() -> str | None:
-        down = allocator.down
+        down = allocator.unavailable
         return down.cause if isinstance(down, DatabaseUnavailable) else look().database
 
     def tables() -> str | None:
