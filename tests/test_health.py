@@ -1,4 +1,4 @@
-"""What the watch asks, how often, and for how long anybody waits."""
+"""Health checks: how often they run, and for how long a caller waits for them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from fakes import Clock, FakeStore
@@ -13,7 +14,7 @@ from servers import wait_until
 
 from uniqueid.allocation.allocator import Allocator
 from uniqueid.errors import DatabaseUnavailable, SchemaError
-from uniqueid.monitoring.health import Found, Watch, checks
+from uniqueid.monitoring.health import HealthCheck, HealthMonitor, HealthResult, checks
 
 
 class Database(FakeStore):
@@ -42,71 +43,72 @@ def database() -> Database:
 
 
 @pytest.fixture
-def make(database: Database) -> Iterator[Callable[..., Watch]]:
-    made: list[Watch] = []
+def make(database: Database) -> Iterator[Callable[..., HealthMonitor]]:
+    made: list[HealthMonitor] = []
 
-    def make(**options: object) -> Watch:
-        options.setdefault("patience", 30)
-        made.append(Watch(database, database.require, **options))
+    def make(**options: Any) -> HealthMonitor:
+        options.setdefault("timeout", 30)
+        marks = options.pop("high_water_marks", dict)
+        made.append(HealthMonitor(HealthCheck(database, database.require, marks), **options))
         return made[-1]
 
     yield make
     database.gate_of_questions.set()
-    for watch in made:
-        watch.close(30)
+    for monitor in made:
+        monitor.close(30)
 
 
 def test_many_who_ask_at_once_are_one_question(
-    database: Database, make: Callable[..., Watch]
+    database: Database, make: Callable[..., HealthMonitor]
 ) -> None:
     """And an answer counts for a second, however many probes there are."""
     clock = Clock(100.0)
-    watch = make(clock=clock)
+    monitor = make(clock=clock)
     database.gate_of_questions.clear()
     with ThreadPoolExecutor(8) as pool:
-        looks = [pool.submit(watch.look) for _ in range(8)]
+        looks = [pool.submit(monitor.check) for _ in range(8)]
         database.gate_of_questions.set()
         assert {look.result(30).counters["file"] for look in looks} == {11}
-    watch.look()
+    monitor.check()
     assert database.questions == 1
     clock.now += 1
-    watch.look()
+    monitor.check()
     assert database.questions == 2
 
 
 def test_a_database_that_hangs_holds_nobody_up(
-    database: Database, make: Callable[..., Watch]
+    database: Database, make: Callable[..., HealthMonitor]
 ) -> None:
     """The question stays open in its own thread, nobody adds another, and the answer counts."""
-    watch = make(patience=0.01)
+    monitor = make(timeout=0.01)
     database.gate_of_questions.clear()
     for _ in range(5):
-        assert "has not answered" in str(watch.look().database)
-    assert "has not answered" in str(watch.latest().database)
+        assert "has not answered" in str(monitor.check().database)
+    assert "has not answered" in str(monitor.last_result().database)
     # The thread that asks may get its turn later than all of these.
     wait_until(lambda: database.questions > 0, "the question")
-    assert "has not answered" in str(watch.look().database)
+    assert "has not answered" in str(monitor.check().database)
     assert database.questions == 1
     database.gate_of_questions.set()
-    wait_until(lambda: watch.latest() == Found(counters={"file": 11}), "the answer")
+    wait_until(lambda: monitor.last_result() == HealthResult(counters={"file": 11}), "the answer")
 
 
 def test_a_problem_reaches_the_log_once(
-    database: Database, make: Callable[..., Watch], caplog: pytest.LogCaptureFixture
+    database: Database, make: Callable[..., HealthMonitor], caplog: pytest.LogCaptureFixture
 ) -> None:
     """When it begins and when it ends, not with every probe."""
-    watch = make(keep=0)
+    monitor = make(max_age=0)
     caplog.set_level(logging.INFO, "uniqueid")
     database.ping_error = DatabaseUnavailable("gone fishing")
     for _ in range(3):
-        assert watch.look() == Found(database="gone fishing")
+        assert monitor.check() == HealthResult(database="gone fishing")
     database.ping_error = None
     database.schema = "the schema has version 0.0"
     for _ in range(3):
-        assert watch.look() == Found(schema="the schema has version 0.0; run it")
+        assert monitor.check() == HealthResult(schema="the schema has version 0.0; run it")
     database.schema = None
     for _ in range(3):
-        assert watch.look() == Found(counters={"file": 11})
+        assert monitor.check() == HealthResult(counters={"file": 11})
     begun = (
         "the database is not available: gone fishing; requests for IDs are answered with 503, and"
         " served by themselves when it answers again"
@@ -120,36 +122,36 @@ def test_a_problem_reaches_the_log_once(
 
 
 def test_the_end_of_a_problem_is_found_without_a_probe(
-    database: Database, make: Callable[..., Watch], caplog: pytest.LogCaptureFixture
+    database: Database, make: Callable[..., HealthMonitor], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Who has told its beginning tells its end."""
-    watch = make(keep=0)
+    monitor = make(max_age=0)
     database.ping_error = DatabaseUnavailable("gone fishing")
-    assert watch.look() == Found(database="gone fishing")
+    assert monitor.check() == HealthResult(database="gone fishing")
     database.ping_error = None
     wait_until(lambda: "the database answers again" in caplog.text, "the end being told")
     assert caplog.text.count("gone fishing") == 1
 
 
 def test_an_error_that_nobody_expected_is_told_once_and_whole(
-    database: Database, make: Callable[..., Watch], caplog: pytest.LogCaptureFixture
+    database: Database, make: Callable[..., HealthMonitor], caplog: pytest.LogCaptureFixture
 ) -> None:
     """With its traceback, for whoever mends this program."""
-    watch = make(keep=0)
+    monitor = make(max_age=0)
     database.ping_error = ZeroDivisionError("a mistake")
     for _ in range(3):
-        assert watch.look() == Found(database="ZeroDivisionError")
+        assert monitor.check() == HealthResult(database="ZeroDivisionError")
     assert caplog.text.count("ZeroDivisionError: a mistake") == 1
 
 
 @pytest.mark.parametrize("repair", [True, False])
 def test_a_counter_that_went_back_is_seen_before_anybody_asks_for_it(
-    database: Database, make: Callable[..., Watch], repair: bool
+    database: Database, make: Callable[..., HealthMonitor], repair: bool
 ) -> None:
     """With stop that is a reason to send no requests; with advance the next request mends it."""
     allocator = Allocator(database, repair=repair)
-    watch = make(floors=lambda: allocator.high_water_marks, keep=0)
-    asked = checks(allocator, watch.look, repair=repair)
+    monitor = make(high_water_marks=lambda: allocator.high_water_marks, max_age=0)
+    asked = checks(allocator, monitor.check, repair=repair)
     try:
         assert allocator.allocate("file", 10).first == 11
         assert {name: check() for name, check in asked.items()} == dict.fromkeys(asked)
@@ -163,10 +165,12 @@ def test_a_counter_that_went_back_is_seen_before_anybody_asks_for_it(
         allocator.close(30)
 
 
-def test_each_check_has_its_own_words(database: Database, make: Callable[..., Watch]) -> None:
+def test_each_check_has_its_own_words(
+    database: Database, make: Callable[..., HealthMonitor]
+) -> None:
     """The database's, the schema's and the committer's."""
     allocator = Allocator(database)
-    asked = checks(allocator, make(keep=0).look, repair=True)
+    asked = checks(allocator, make(max_age=0).check, repair=True)
     database.ping_error = DatabaseUnavailable("gone fishing")
     assert asked["database"]() == "gone fishing"
     database.ping_error = None

@@ -19,7 +19,7 @@ from uniqueid.errors import ConfigError
 from uniqueid.fence.store import FencedStore
 from uniqueid.model import CounterStore
 from uniqueid.monitoring import health
-from uniqueid.monitoring.incidents import Troubles
+from uniqueid.monitoring.incidents import Incidents
 from uniqueid.monitoring.metrics import Metrics, State
 from uniqueid.runtime.cpu_affinity import Placement
 from uniqueid.web import openapi
@@ -39,7 +39,7 @@ class Service:
     store: Store
     allocator: Allocator
     placement: Placement
-    watch: health.Watch
+    monitor: health.HealthMonitor
     status: Status | None
     app: Bottle
 
@@ -106,7 +106,7 @@ def build(configuration: Configuration | None = None, *, threads: int = 48) -> S
             store.need_journal()
     finally:
         store.disconnect()
-    troubles = Troubles()
+    incidents = Incidents()
     fence = make_fence(configuration, store, metrics)
     allocator = Allocator(
         store if fence is None else fence,
@@ -119,14 +119,14 @@ def build(configuration: Configuration | None = None, *, threads: int = 48) -> S
         prune=store.prune,
         high_water_marks=None if fence is None else fence.high_water_marks,
         observer=metrics,
-        incidents=troubles,
+        incidents=incidents,
     )
     limits = Limits(
         max_range=settings.max_range,
         allowed_modes=frozenset(settings.allowed_modes) or None,
         allowed_modes_text=", ".join(settings.allowed_modes),
     )
-    watch = make_watch(configuration, allocator, troubles, durability)
+    monitor = make_monitor(configuration, allocator, incidents, durability)
     repair = settings.on_regression == "advance"
 
     def fenced() -> str | None:
@@ -135,14 +135,14 @@ def build(configuration: Configuration | None = None, *, threads: int = 48) -> S
         return fence.trouble if fence is not None else None
 
     fence_check = None if fence is None else fenced
-    checks = health.checks(allocator, watch.look, repair=repair, fence=fence_check)
-    at_once = health.checks(allocator, watch.latest, repair=repair, fence=fence_check)
+    checks = health.checks(allocator, monitor.check, repair=repair, fence=fence_check)
+    at_once = health.checks(allocator, monitor.last_result, repair=repair, fence=fence_check)
     metrics.state = lambda: State(
         waiting=allocator.waiting,
         # The first was made for the checks above, the second for the committer.
         reconnects=max(0, store.connections - 2),
         checks={name: check() is None for name, check in at_once.items()},
-        counters=watch.latest().counters,
+        counters=monitor.last_result().counters,
         durability_problems=len(durability.problems),
     )
     status = None
@@ -180,7 +180,7 @@ def build(configuration: Configuration | None = None, *, threads: int = 48) -> S
             },
         )
     )
-    return Service(configuration, store, allocator, placement, watch, status, app)
+    return Service(configuration, store, allocator, placement, monitor, status, app)
 
 
 def make_fence(
@@ -218,13 +218,13 @@ def _where(database: DatabaseURL) -> dict[str, str]:
     return {"kind": kind, "host": f"{host}:{database.port}" if database.port else host}
 
 
-def make_watch(
+def make_monitor(
     configuration: Configuration,
     allocator: Allocator,
-    troubles: Troubles,
+    incidents: Incidents,
     durability: DurabilityMonitor,
-) -> health.Watch:
-    """The watch of a service, with a database object of its own: the committer shares nothing."""
+) -> health.HealthMonitor:
+    """The health monitor of a service, with a store that it shares with no other thread."""
     store = make_store(configuration, durability=durability)
 
     def require() -> None:
@@ -233,10 +233,11 @@ def make_watch(
             store.check_session()
         schema.require(store)
 
-    return health.Watch(
+    check = health.HealthCheck(
         store,
         require,
         lambda: allocator.high_water_marks,
-        troubles=troubles,
+        incidents=incidents,
         close_each=configuration.database.kind == "sqlite",
     )
+    return health.HealthMonitor(check)

@@ -21,7 +21,7 @@ from uniqueid.allocation.allocator import Allocator
 from uniqueid.database import schema
 from uniqueid.errors import CounterRegressed, TooManyModes
 from uniqueid.fence.store import FencedStore, Mark, read, write
-from uniqueid.monitoring.health import Watch
+from uniqueid.monitoring.health import HealthCheck
 
 from .conftest import Direct
 from .test_alone import round_trips
@@ -275,13 +275,13 @@ def test_the_watch_sees_the_counter_under_its_other_name(
     """Neither does it report one that is right, nor miss one that is too low."""
     direct = make()
     put(direct, {pair.other: 11})
-    watch = Watch(direct.store, lambda: None, lambda: {pair.one: 11}, keep=0, patience=60)
+    check = HealthCheck(direct.store, lambda: None, lambda: {pair.one: 11})
     try:
-        assert watch.look().low == {}
+        assert check.run().regressed == {}
         put(make(), {pair.other: 10})
-        low = watch.look().low
+        low = check.run().regressed
     finally:
-        watch.close()
+        check.close()
     assert [(error.mode, error.found, error.expected) for error in low.values()] == [
         (pair.one, 10, 11)
     ]

@@ -18,7 +18,7 @@ from uniqueid.allocation.request_queue import RequestQueue
 from uniqueid.allocation.requests import KeysInFlight, PendingRequest
 from uniqueid.errors import CounterRegressed, DatabaseUnavailable, Unavailable
 from uniqueid.model import Allocation, AllocationRecord, CounterStore, Observer
-from uniqueid.monitoring.incidents import Troubles
+from uniqueid.monitoring.incidents import Incidents
 
 
 class Allocator:
@@ -55,14 +55,14 @@ class Allocator:
         prune: Callable[[], int] | None = None,
         high_water_marks: HighWaterMarks | None = None,
         observer: Observer | None = None,
-        incidents: Troubles | None = None,
+        incidents: Incidents | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         observer = observer or Observer()
         self._timeout = request_timeout
         self._clock = clock
         self._marks = HighWaterMarks() if high_water_marks is None else high_water_marks
-        self._availability = DatabaseAvailability(incidents or Troubles(), request_timeout, clock)
+        self._availability = DatabaseAvailability(incidents or Incidents(), request_timeout, clock)
         self._guard = RegressionGuard(
             store,
             self._marks,

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from uniqueid.errors import DatabaseUnavailable, Unavailable
-from uniqueid.monitoring.incidents import Troubles
+from uniqueid.monitoring.incidents import Incidents
 
 POLL_INTERVAL = 1.0
 """Seconds between two attempts to reach a database that is unavailable."""
@@ -34,7 +34,7 @@ class DatabaseAvailability:
     :param timeout: seconds that a caller waits at most.
     """
 
-    def __init__(self, incidents: Troubles, timeout: float, clock: Callable[[], float]) -> None:
+    def __init__(self, incidents: Incidents, timeout: float, clock: Callable[[], float]) -> None:
         self._incidents = incidents
         self._timeout = timeout
         self._clock = clock
@@ -89,16 +89,16 @@ class DatabaseAvailability:
         """Reject requests with an error, and report it."""
         self._error = error
         if not isinstance(error, DatabaseUnavailable):
-            self._incidents.fence.found(_REPORTER, str(error))
+            self._incidents.fence.report(_REPORTER, str(error))
             return
         incident = self._incidents.tables if error.tables else self._incidents.database
-        incident.found(_REPORTER, error.cause)
+        incident.report(_REPORTER, error.cause)
 
     def mark_available(self) -> None:
         """A transaction was committed: what was reported has ended."""
-        self._incidents.fence.ended(_REPORTER)
-        self._incidents.database.ended(_REPORTER)
-        self._incidents.tables.ended(_REPORTER)
+        self._incidents.fence.resolve(_REPORTER)
+        self._incidents.database.resolve(_REPORTER)
+        self._incidents.tables.resolve(_REPORTER)
 
     def wait_until_available(self, ping: Callable[[], None], stop: threading.Event) -> None:
         """Ping the store until it answers, and serve requests again.

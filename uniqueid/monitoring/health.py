@@ -1,14 +1,14 @@
-"""What is asked of the database for the sake of those who watch, apart from allocation.
+"""Health checks of the database, apart from allocation.
 
-One thread with a connection of its own asks, at most once a second, whoever wants to know. Nobody
-waits for it for long: a database that hangs holds up this thread and no other.
+One thread with a connection of its own runs the checks, at most once a second. A caller waits for a
+result for at most a second: a database that hangs blocks this thread and no other.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,104 +19,144 @@ from uniqueid.errors import (
     Unavailable,
     UniqueIDError,
 )
-from uniqueid.monitoring.incidents import Troubles
+from uniqueid.model import CounterStore
+from uniqueid.monitoring.incidents import Incidents
 from uniqueid.runtime import threads
 
-KEEP = 1.0
-"""Seconds for which an answer counts, so that probes cannot load the database."""
-PATIENCE = 1.0
-"""Seconds after which a question without an answer is an answer."""
-LOOK_AGAIN = 1.0
-"""Seconds between two questions that nobody asked, while something is wrong."""
+MAX_AGE = 1.0
+"""Seconds for which a result is used again, so that probes cannot load the database."""
+TIMEOUT = 1.0
+"""Seconds after which a check without a result has failed."""
+POLL_INTERVAL = 1.0
+"""Seconds between two checks while the last one failed, without a caller."""
 
-
-class Counters(Protocol):
-    """The part of the store that is needed here."""
-
-    def ping(self) -> None: ...
-    def counters(self) -> Mapping[str, int]: ...
-    def find(self, names: Collection[str]) -> Mapping[str, int]: ...
-    def disconnect(self) -> None: ...
+_REPORTER = "health monitor"
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the database answered."""
+class HealthResult:
+    """What a check found."""
 
     database: str | None = None
-    """Why it could not be asked; None when it answered."""
+    """Why the database cannot be used; None when it can."""
     schema: str | None = None
-    """What is wrong with its tables, and the command that mends it."""
+    """What is wrong with its tables, and the command that repairs it."""
     counters: Mapping[str, int] = field(default_factory=dict)
     """Each mode and its next ID."""
-    low: Mapping[str, CounterRegressed] = field(default_factory=dict)
-    """The counters below what this process has handed out."""
+    regressed: Mapping[str, CounterRegressed] = field(default_factory=dict)
+    """The counters below their high-water marks."""
 
 
-class Watch:
-    """Asks the database in a thread of its own and keeps the answer for a moment.
+class HealthCheck:
+    """One check of the database. The health monitor's thread calls it.
 
     :param store: for this thread alone; the committer has another.
     :param require: raises SchemaError where the tables are not what this release needs.
-    :param floors: counter to the lowest ID that may still be handed out, as of now.
-    :param troubles: where it is told what is wrong; shared with the committer.
-    :param close_each: give the connection back after each question: SQLite's files are not held.
+    :param high_water_marks: counter to the lowest ID that may still be allocated, as of now.
+    :param incidents: reports to the log, shared with the committer.
+    :param close_each: close the connection after each check: SQLite's files are not held open.
     """
 
     def __init__(
         self,
-        store: Counters,
+        store: CounterStore,
         require: Callable[[], object],
-        floors: Callable[[], Mapping[str, int]] = dict,
+        high_water_marks: Callable[[], Mapping[str, int]] = dict,
         *,
         close_each: bool = False,
-        troubles: Troubles | None = None,
-        keep: float = KEEP,
-        patience: float = PATIENCE,
-        clock: Callable[[], float] = time.monotonic,
+        incidents: Incidents | None = None,
     ) -> None:
         self._store = store
         self._require = require
-        self._floors = floors
+        self._high_water_marks = high_water_marks
         self._close_each = close_each
-        self._troubles = troubles or Troubles()
-        self._keep = keep
-        self._patience = patience
+        self._incidents = incidents or Incidents()
+
+    def run(self) -> HealthResult:
+        """Check the database; no error is raised."""
+        incidents = self._incidents
+        try:
+            # Before the counters: what is allocated meanwhile is in the database already.
+            marks = self._high_water_marks()
+            # First, since it opens a new connection in place of one that was lost.
+            self._store.ping()
+            self._require()
+            counters = self._store.counters()
+            regressed = CounterRegressed.among(counters, marks, self._store.find)
+        except SchemaError as error:
+            incidents.database.resolve(_REPORTER)
+            incidents.tables.report(_REPORTER, str(error))
+            return HealthResult(schema=str(error))
+        except DatabaseUnavailable as error:
+            self._store.disconnect()
+            incidents.database.report(_REPORTER, error.cause)
+            return HealthResult(database=error.cause)
+        except Exception as error:
+            cause = error.__class__.__name__
+            incidents.database.report(_REPORTER, cause, error)
+            return HealthResult(database=cause)
+        finally:
+            if self._close_each:
+                self._store.disconnect()
+        incidents.database.resolve(_REPORTER)
+        incidents.tables.resolve(_REPORTER)
+        return HealthResult(counters=counters, regressed=regressed)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._store.disconnect()
+
+
+class HealthMonitor:
+    """Runs a check in a thread of its own and keeps its result for a moment.
+
+    Any thread calls it; one condition guards the state.
+
+    :param check: used by that thread alone.
+    """
+
+    def __init__(
+        self,
+        check: HealthCheck,
+        *,
+        max_age: float = MAX_AGE,
+        timeout: float = TIMEOUT,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._check = check
+        self._max_age = max_age
+        self._timeout = timeout
         self._clock = clock
         self._changed = threading.Condition()
-        self._asked_at: float | None = None
-        self._found: Found | None = None
-        self._found_at = 0.0
+        self._requested_at: float | None = None
+        self._result: HealthResult | None = None
+        self._result_at = 0.0
         self._closing = False
         self._thread: threading.Thread | None = None
 
-    def latest(self) -> Found:
-        """The last answer, at once; an old one has the question asked again."""
+    def last_result(self) -> HealthResult:
+        """The last result, at once; an old one starts another check."""
         with self._changed:
-            self._ask()
-            if self._asked_at is not None and self._clock() - self._asked_at >= self._patience:
-                return self._silence(self._asked_at)
-            return self._found or Found()
+            self._request()
+            requested_at = self._requested_at
+            if requested_at is not None and self._clock() - requested_at >= self._timeout:
+                return self._timed_out(requested_at)
+            return self._result or HealthResult()
 
-    def look(self) -> Found:
-        """An answer that is not older than `keep`, within `patience` seconds."""
+    def check(self) -> HealthResult:
+        """A result that is not older than `max_age`, within `timeout` seconds."""
         with self._changed:
-            self._ask()
-            asked_at = self._asked_at
-            if asked_at is not None:
+            self._request()
+            requested_at = self._requested_at
+            if requested_at is not None:
                 self._changed.wait_for(
-                    lambda: self._asked_at != asked_at or self._closing,
-                    max(0, asked_at + self._patience - self._clock()),
+                    lambda: self._requested_at != requested_at or self._closing,
+                    max(0, requested_at + self._timeout - self._clock()),
                 )
-                if self._asked_at == asked_at:
-                    return self._silence(asked_at)
-            assert self._found is not None
-            return self._found
-
-    def _silence(self, since: float) -> Found:
-        waited = self._clock() - since
-        reason = f"it has not answered for {waited:.1f} seconds"
-        return Found(reason, counters=self._found.counters if self._found else {})
+                if self._requested_at == requested_at:
+                    return self._timed_out(requested_at)
+            assert self._result is not None
+            return self._result
 
     def close(self, timeout: float | None = None) -> None:
         """End the thread and its connection."""
@@ -126,66 +166,45 @@ class Watch:
         if self._thread is not None:
             self._thread.join(timeout)
 
-    def _ask(self) -> None:
-        """Have the question asked, unless there is a fresh answer or it is under way."""
+    def _timed_out(self, since: float) -> HealthResult:
+        waited = self._clock() - since
+        reason = f"it has not answered for {waited:.1f} seconds"
+        return HealthResult(reason, counters=self._result.counters if self._result else {})
+
+    def _request(self) -> None:
+        """Request a check, unless there is a fresh result or one is running."""
         now = self._clock()
-        fresh = self._found is not None and now - self._found_at < self._keep
-        if fresh or self._asked_at is not None or self._closing:
+        fresh = self._result is not None and now - self._result_at < self._max_age
+        if fresh or self._requested_at is not None or self._closing:
             return
-        self._asked_at = now
+        self._requested_at = now
         if self._thread is None:
-            # With the first question: a server may fork before.
+            # With the first request: a server may fork before.
             self._thread = threads.start(self._run, "watch")
         self._changed.notify_all()
 
     def _run(self) -> None:
-        while True:
+        while self._wait_for_request():
+            result = self._check.run()
             with self._changed:
-                found = self._found
-                wrong = found is not None and (found.database or found.schema)
-                # What is wrong is looked at again without being asked, so that its end is told.
-                self._changed.wait_for(
-                    lambda: self._asked_at is not None or self._closing,
-                    LOOK_AGAIN if wrong else None,
-                )
-                if self._closing:
-                    break
-                if self._asked_at is None:
-                    self._asked_at = self._clock()
-            found = self._question()
-            with self._changed:
-                self._found, self._found_at = found, self._clock()
-                self._asked_at = None
+                self._result, self._result_at = result, self._clock()
+                self._requested_at = None
                 self._changed.notify_all()
-        self._store.disconnect()
+        self._check.close()
 
-    def _question(self) -> Found:
-        try:
-            # Before the counters: what is handed out meanwhile is in the database already.
-            floors = self._floors()
-            # First, since it makes a new connection in the place of one that was lost.
-            self._store.ping()
-            self._require()
-            counters = self._store.counters()
-            low = CounterRegressed.among(counters, floors, self._store.find)
-        except SchemaError as error:
-            self._troubles.database.ended("watch")
-            self._troubles.tables.found("watch", str(error))
-            return Found(schema=str(error))
-        except DatabaseUnavailable as error:
-            self._store.disconnect()
-            self._troubles.database.found("watch", error.cause)
-            return Found(database=error.cause)
-        except Exception as error:
-            cause = error.__class__.__name__
-            self._troubles.database.found("watch", cause, error)
-            return Found(database=cause)
-        finally:
-            if self._close_each:
-                self._store.disconnect()
-        self._troubles.database.ended("watch")
-        self._troubles.tables.ended("watch")
-        return Found(counters=counters, low=low)
+    def _wait_for_request(self) -> bool:
+        """Wait until a check is due; False at the end."""
+        with self._changed:
+            result = self._result
+            failed = result is not None and (result.database or result.schema)
+            # After a failure it checks without a request, so that the end of it is logged.
+            self._changed.wait_for(
+                lambda: self._requested_at is not None or self._closing,
+                POLL_INTERVAL if failed else None,
+            )
+            if self._requested_at is None:
+                self._requested_at = self._clock()
+            return not self._closing
 
 
 class Checked(Protocol):
@@ -205,34 +224,34 @@ Checks = Mapping[str, Callable[[], str | None]]
 
 def checks(
     allocator: Checked,
-    look: Callable[[], Found],
+    check: Callable[[], HealthResult],
     *,
     repair: bool,
     fence: Callable[[], str | None] | None = None,
 ) -> Checks:
     """What `/readyz` asks.
 
-    :param look: what the database answered: `Watch.look` or `Watch.latest`.
-    :param repair: with ``on_regression = advance`` a counter that went back is raised by the next
-        request for it, and no reason to send no requests.
+    :param check: the last result: `HealthMonitor.check` or `HealthMonitor.last_result`.
+    :param repair: with ``on_regression = advance`` a counter that regressed is raised by its next
+        allocation, and does not make the service unready.
     :param fence: what is wrong with the fence, where there is one.
     """
 
     def database() -> str | None:
-        down = allocator.unavailable
-        return down.cause if isinstance(down, DatabaseUnavailable) else look().database
+        error = allocator.unavailable
+        return error.cause if isinstance(error, DatabaseUnavailable) else check().database
 
     def tables() -> str | None:
-        return look().schema
+        return check().schema
 
     def committer() -> str | None:
         return None if allocator.alive else "the committer thread has ended: restart the service"
 
     def counters() -> str | None:
-        low: dict[str, UniqueIDError] = dict(allocator.regressed)
+        regressed: dict[str, UniqueIDError] = dict(allocator.regressed)
         if not repair:
-            low |= look().low
-        return "; ".join(str(error) for error in low.values()) or None
+            regressed |= check().regressed
+        return "; ".join(str(error) for error in regressed.values()) or None
 
     found = {"database": database, "schema": tables, "committer": committer, "counters": counters}
     return found if fence is None else {**found, "fence": fence}

@@ -1,7 +1,7 @@
-"""What is wrong with the database, told to the log once, whoever finds it first.
+"""Incidents: what is wrong with the database, logged once at its beginning and once at its end.
 
-Two threads find out by themselves: the committer, when a transaction fails, and the watch, when a
-probe asks. Each of them may see the end at another time.
+The committer finds out when a transaction fails, and the health monitor when a probe asks. Each of
+them may see the end at another time.
 """
 
 from __future__ import annotations
@@ -12,48 +12,52 @@ import threading
 log = logging.getLogger(__name__)
 
 
-class Trouble:
-    """One kind of trouble: a line when the first finds it, and one when the last sees its end.
+class Incident:
+    """One kind of incident: an error line with its first report, a warning when it is resolved.
 
-    :param begun: what is said at the beginning; `%s` is the cause.
-    :param over: what is said at the end.
+    Any thread calls it; one lock guards the reporters and keeps the lines in their order.
+
+    :param begun: the line at the beginning; `%s` is the cause.
+    :param resolved: the line at the end.
     """
 
-    def __init__(self, begun: str, over: str) -> None:
+    def __init__(self, begun: str, resolved: str) -> None:
         self._begun = begun
-        self._over = over
-        self._found_by: set[str] = set()
+        self._resolved = resolved
+        self._reporters: set[str] = set()
         self._lock = threading.Lock()
 
-    def found(self, by: str, cause: str, unexpected: Exception | None = None) -> None:
-        """Somebody met it, for the first time or again; the log has an unexpected error whole."""
+    def report(self, reporter: str, cause: str, unexpected: Exception | None = None) -> None:
+        """Report it, for the first time or again.
+
+        :param unexpected: is logged with its traceback.
+        """
         with self._lock:
-            first = not self._found_by
-            self._found_by.add(by)
-            # Within the lock, so that the lines are in the order of what they tell.
+            first = not self._reporters
+            self._reporters.add(reporter)
             if first:
                 log.error(self._begun, cause, exc_info=unexpected)
 
-    def ended(self, by: str) -> None:
-        """Somebody saw that all is well; who had not met it has nothing to say."""
-        if by not in self._found_by:
+    def resolve(self, reporter: str) -> None:
+        """Take a report back; the last one resolves the incident."""
+        if reporter not in self._reporters:
             return
         with self._lock:
-            self._found_by.discard(by)
-            if not self._found_by:
-                log.warning(self._over)
+            self._reporters.discard(reporter)
+            if not self._reporters:
+                log.warning(self._resolved)
 
 
-class Troubles:
-    """The kinds that the committer and the watch both meet."""
+class Incidents:
+    """The kinds that the committer and the health monitor both report."""
 
     def __init__(self) -> None:
-        self.database = Trouble(
+        self.database = Incident(
             "the database is not available: %s; requests for IDs are answered with 503, and served"
             " by themselves when it answers again",
             "the database answers again",
         )
-        self.tables = Trouble("the tables do not fit: %s", "the tables fit again")
-        self.fence = Trouble(
+        self.tables = Incident("the tables do not fit: %s", "the tables fit again")
+        self.fence = Incident(
             "%s; requests for IDs are answered with 503 until then", "the fence can be used again"
         )

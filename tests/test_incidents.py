@@ -1,10 +1,10 @@
-"""One line for the beginning of trouble and one for its end, whoever finds them."""
+"""One line for the beginning of an incident and one for its end, whichever thread reports it."""
 
 from __future__ import annotations
 
 import pytest
 
-from uniqueid.monitoring.incidents import Trouble
+from uniqueid.monitoring.incidents import Incident
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
@@ -12,26 +12,26 @@ def test_the_first_tells_the_beginning_and_the_last_the_end(
     order: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Both find it again and again, and each sees its end once or more."""
-    trouble = Trouble("gone: %s", "back")
+    incident = Incident("gone: %s", "back")
     first, last = order
     for _round in range(2):
         caplog.clear()
         for by in (first, last, first, last):
-            trouble.found(by, f"says {by}")
-        trouble.ended(first)
-        trouble.ended(first)
-        trouble.found(last, "still")
+            incident.report(by, f"says {by}")
+        incident.resolve(first)
+        incident.resolve(first)
+        incident.report(last, "still")
         assert [record.getMessage() for record in caplog.records] == [f"gone: says {first}"]
-        trouble.ended(last)
-        trouble.ended(last)
+        incident.resolve(last)
+        incident.resolve(last)
         assert caplog.records[1].getMessage() == "back"
         assert len(caplog.records) == 2
 
 
 def test_who_has_met_nothing_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """Somebody else's connection is well: that says nothing of the one that is lost."""
-    trouble = Trouble("gone: %s", "back")
-    trouble.ended("b")
-    trouble.found("a", "x")
-    trouble.ended("b")
+    incident = Incident("gone: %s", "back")
+    incident.resolve("b")
+    incident.report("a", "x")
+    incident.resolve("b")
     assert len(caplog.records) == 1
