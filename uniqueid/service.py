@@ -132,7 +132,7 @@ def build(configuration: Configuration | None = None, *, threads: int = 48) -> S
     def fenced() -> str | None:
         # A probe may come before the first request, and before anything else starts it.
         allocator.start()
-        return fence.trouble if fence is not None else None
+        return fence.error if fence is not None else None
 
     fence_check = None if fence is None else fenced
     checks = health.checks(allocator, monitor.check, repair=repair, fence=fence_check)

@@ -19,7 +19,7 @@ from history import is_fence_damaged, is_fence_unavailable
 from load import Load
 from test_faults_going_back import check_what_is_said
 
-from uniqueid.fence.store import Mark, read
+from uniqueid.fence.file import CounterBound, read
 
 NewURL = Callable[[str], str]
 Restore = Callable[[], None]
@@ -151,10 +151,10 @@ def test_the_built_in_server_stops_cleanly_too(fence: Path, new_url: NewURL) -> 
     service = servers.BuiltIn(new_url("sqlite"), **settings(fence))
     with servers.running(service):
         service.allocate("file", 5)
-        assert [mark.bound > mark.exact for mark in read(str(fence)).values()] == [True]
+        assert [bound.limit > bound.committed for bound in read(str(fence)).values()] == [True]
         service.signal(signal.SIGTERM)
         assert service.wait() == 0
-    assert read(str(fence)) == {"file": Mark(6, 6)}
+    assert read(str(fence)) == {"file": CounterBound(6, 6)}
 
 
 def test_the_fence_is_lost_or_truncated(fence: Path, new_url: NewURL) -> None:

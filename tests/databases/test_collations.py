@@ -20,7 +20,8 @@ from servers import Service
 from uniqueid.allocation.allocator import Allocator
 from uniqueid.database import schema
 from uniqueid.errors import CounterRegressed, TooManyModes
-from uniqueid.fence.store import FencedStore, Mark, read, write
+from uniqueid.fence.file import CounterBound, read, write
+from uniqueid.fence.store import FencedStore
 from uniqueid.monitoring.health import HealthCheck
 
 from .conftest import Direct
@@ -301,11 +302,11 @@ def test_a_fence_counts_for_each_mode_of_its_counter(
         left = read(str(path))
     if not stopped:
         write(str(path), left)
-    end = next(iter(read(str(path)).values())).bound
+    end = next(iter(read(str(path)).values())).limit
     assert end == (11 if stopped else 111)
     for counters in ({}, {pair.other: 4}, {pair.one: 4}):
         put(make(), counters)
-        write(str(path), {pair.one: Mark(11, end)})
+        write(str(path), {pair.one: CounterBound(11, end)})
         with Server(make(), path) as server:
             assert server.allocate(pair.other, 5) == (end, end + 4)
             assert server.allocate(pair.one, 5) == (end + 5, end + 9)
@@ -316,7 +317,7 @@ def test_a_fence_with_several_names_of_a_counter_counts_with_the_highest(
 ) -> None:
     """As after a move to a table with another collation; and each mark goes on with the counter."""
     path = tmp_path / "fence.json"
-    write(str(path), {pair.one: Mark(50, 50), pair.other: Mark(30, 30)})
+    write(str(path), {pair.one: CounterBound(50, 50), pair.other: CounterBound(30, 30)})
     direct, operator = make(), make()
     with Server(direct, path) as server:
         assert server.allocate(pair.other, 5) == (50, 54)
@@ -331,7 +332,7 @@ def test_a_fence_without_loss_leaves_no_gap(
 ) -> None:
     """The counter is there under another name, and is not taken for lost."""
     path = tmp_path / "fence.json"
-    write(str(path), {pair.one: Mark(11, 111)})
+    write(str(path), {pair.one: CounterBound(11, 111)})
     put(make(), {pair.other: 111})
     with Server(make(), path, repair=False) as server:
         assert server.allocate(pair.one, 5) == (111, 115)
@@ -388,7 +389,7 @@ def test_the_fence_command_compares_as_the_database(
 ) -> None:
     """It shows the next ID of the counter, and keeps no mark that the counter has passed."""
     path = tmp_path / "fence.json"
-    write(str(path), {pair.one: Mark(11, 111)})
+    write(str(path), {pair.one: CounterBound(11, 111)})
     direct = make()
     put(direct, {pair.other: 120})
     direct.store.disconnect()
@@ -397,7 +398,7 @@ def test_the_fence_command_compares_as_the_database(
     assert [line.split()[-1] for line in shown.stdout.splitlines() if " 111 " in line] == ["ok"]
     adopted = servers.run_cmd("-c", "config.cfg", "fence", "--adopt", PYTHONUTF8="1")
     assert adopted.returncode == 0, adopted.stderr
-    assert read(str(path)) == {pair.other: Mark(120, 120)}
+    assert read(str(path)) == {pair.other: CounterBound(120, 120)}
 
 
 # -- what is not equal ------------------------------------------------------------------------
@@ -416,7 +417,7 @@ def test_modes_that_the_column_tells_apart_have_counters_of_their_own(
         assert server.allocate(pair.other, 5) == (6, 10)
         assert server.allocate(pair.one, 5) == (11, 15)
     path = tmp_path / "fence.json"
-    write(str(path), {pair.one: Mark(50, 50)})
+    write(str(path), {pair.one: CounterBound(50, 50)})
     put(operator, {})
     with Server(make(), path) as server:
         assert server.allocate(pair.other, 5) == (1, 5)
@@ -451,7 +452,7 @@ def test_a_mark_that_the_column_cannot_hold_is_in_nobodys_way(
 ) -> None:
     """A fence that was written above another database has it."""
     path = tmp_path / "fence.json"
-    write(str(path), {"\U0001f600": Mark(50, 50), pair.one: Mark(30, 30)})
+    write(str(path), {"\U0001f600": CounterBound(50, 50), pair.one: CounterBound(30, 30)})
     put(make(), {"there": 5})
     with Server(make(), path) as server:
         assert server.allocate(pair.other, 5) == (30, 34)

@@ -14,7 +14,7 @@ from uniqueid import service
 from uniqueid.config import Configuration
 from uniqueid.database.store import Store
 from uniqueid.errors import ConfigError, FenceDamaged, UniqueIDError
-from uniqueid.fence.store import Lock, Mark, read, salvage, write
+from uniqueid.fence.file import CounterBound, FenceLock, read, read_valid_entries, write
 
 _PATIENCE = 5.0
 """Seconds in which a service that waits for a repair gives way: it looks once a second."""
@@ -64,7 +64,7 @@ def _run(arguments: argparse.Namespace, open_store: Open) -> int:
 
 
 def _make(path: str, store: Store, *, reset: bool) -> int:
-    lock = Lock(path)
+    lock = FenceLock(path)
     end = time.monotonic() + _PATIENCE
     while not lock.take():
         if time.monotonic() >= end:
@@ -74,32 +74,32 @@ def _make(path: str, store: Store, *, reset: bool) -> int:
             )
         time.sleep(0.05)
     try:
-        before = salvage(path) if reset else _readable(path)
+        before = read_valid_entries(path) if reset else _readable(path)
         counters = _next_ids(store, before)
-        after = {name: Mark(at, at) for name, at in store.counters().items() if at > 1}
+        after = {name: CounterBound(at, at) for name, at in store.counters().items() if at > 1}
         if not reset:
             after |= {
-                name: mark for name, mark in before.items() if mark.bound > counters.get(name, 1)
+                name: bound for name, bound in before.items() if bound.limit > counters.get(name, 1)
             }
         write(path, after)
     finally:
         lock.release()
-    for name, mark in sorted(after.items() if not reset else before.items()):
+    for name, bound in sorted(after.items() if not reset else before.items()):
         at = counters.get(name, 1)
-        if mark.bound > at:
+        if bound.limit > at:
             what = "given up" if reset else "kept"
-            print(f"{_fit(name)}: bound {mark.bound} {what}, the database has {at}")
+            print(f"{_fit(name)}: bound {bound.limit} {what}, the database has {at}")
     print(f"{path}: {len(after)} counters")
     return 0
 
 
-def _next_ids(store: Store, marks: Mapping[str, Mark]) -> dict[str, int]:
+def _next_ids(store: Store, bounds: Mapping[str, CounterBound]) -> dict[str, int]:
     """The next ID of each counter, and of each name in the fence that is equal to a counter's."""
     counters = store.counters()
-    return counters | store.find([name for name in marks if name not in counters])
+    return counters | store.find([name for name in bounds if name not in counters])
 
 
-def _readable(path: str) -> dict[str, Mark]:
+def _readable(path: str) -> dict[str, CounterBound]:
     """What counts of the present file.
 
     :raises FenceDamaged: for the file of a newer release, which is whole and only not understood.
@@ -113,29 +113,29 @@ def _readable(path: str) -> dict[str, Mark]:
             raise UniqueIDError(
                 f"{error.cause}: run the command of that release, or --reset"
             ) from error
-        return salvage(path)
+        return read_valid_entries(path)
 
 
 def _show(path: str, store: Store, *, as_json: bool) -> int:
     wrong = None
-    marks: dict[str, Mark] = {}
+    bounds: dict[str, CounterBound] = {}
     try:
-        marks = read(path)
+        bounds = read(path)
     except FileNotFoundError:
         wrong = "there is no such file"
     except FenceDamaged as error:
         wrong = error.cause
-        marks = salvage(path)
-    counters = _next_ids(store, marks)
+        bounds = read_valid_entries(path)
+    counters = _next_ids(store, bounds)
     rows = [
         {
             "mode": name,
-            "exact": marks[name].exact if name in marks else None,
-            "bound": marks[name].bound if name in marks else None,
+            "exact": bounds[name].committed if name in bounds else None,
+            "bound": bounds[name].limit if name in bounds else None,
             "next_id": counters.get(name),
-            "state": _state(marks.get(name), counters.get(name, 1)),
+            "state": _state(bounds.get(name), counters.get(name, 1)),
         }
-        for name in sorted(marks.keys() | counters.keys())
+        for name in sorted(bounds.keys() | counters.keys())
     ]
     if as_json:
         document = {"path": path, "state": wrong or "whole", "counters": rows}
@@ -156,12 +156,12 @@ def _show(path: str, store: Store, *, as_json: bool) -> int:
     return 0
 
 
-def _state(mark: Mark | None, at: int) -> str:
-    if mark is None:
+def _state(bound: CounterBound | None, at: int) -> str:
+    if bound is None:
         return "not in the fence yet"
-    if at >= mark.bound:
+    if at >= bound.limit:
         return "ok"
-    if at >= mark.exact:
+    if at >= bound.committed:
         return "within the window"
     return "went back"
 
