@@ -6,6 +6,7 @@ Codes: MySQL's server and client error references and MariaDB's, PostgreSQL's ma
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from enum import Enum
@@ -78,6 +79,14 @@ _SQLITE = {
     sqlite3.SQLITE_CONSTRAINT: Cause.DUPLICATE_KEY,
 }
 
+_MYSQL_REJECTED = frozenset({1044, 1045, 1049, 1130, 1698, 3118, 4151})
+"""Access denied, unknown database, host that may not connect, locked account."""
+_POSTGRESQL_REJECTED = re.compile(
+    r"FATAL:\s+(password authentication failed|no pg_hba\.conf entry|pg_hba\.conf rejects"
+    r'|(role|database) ".*" (does not exist|is not permitted to log in))'
+)
+"""libpq passes no SQLSTATE on for a connection that the server rejects, only its message."""
+
 
 def classify(error: BaseException) -> Cause | None:
     """Why a transaction failed; None when the error is not the database's but a mistake here."""
@@ -88,6 +97,18 @@ def classify(error: BaseException) -> Cause | None:
         if cause is not None:
             return cause
     return None
+
+
+def is_rejected(error: BaseException) -> bool:
+    """Whether the server rejected the user, the password or the database's name, which waiting
+    does not change."""
+    for link in _chain(error):
+        module = type(link).__module__
+        if module.startswith(("pymysql", "MySQLdb")) and link.args:
+            return link.args[0] in _MYSQL_REJECTED
+        if module.startswith("psycopg2"):
+            return _POSTGRESQL_REJECTED.search(str(link)) is not None
+    return False
 
 
 def explain(error: BaseException) -> str:

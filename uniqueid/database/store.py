@@ -21,7 +21,7 @@ from uniqueid.database.dialects import DIALECTS
 from uniqueid.database.dialects.base import LOCK_WAIT, ServerDialect
 from uniqueid.database.durability import DurabilityMonitor
 from uniqueid.database.equal_modes import EqualModes
-from uniqueid.database.errors import TRANSIENT, Cause, LostUpdate, classify, explain
+from uniqueid.database.errors import TRANSIENT, Cause, LostUpdate, classify, explain, is_rejected
 from uniqueid.database.journal import Journal, Plan, Record
 from uniqueid.database.providers import binding
 from uniqueid.database.url import DatabaseURL
@@ -206,8 +206,9 @@ class Store:
         """Open the database, with patience for one that is still starting.
 
         :param attempts: how often to try; `wait` seconds lie between two.
-        :raises DatabaseUnavailable: after the last attempt, and at once for an SQLite file that
-            can't be opened for another reason than that somebody else has it locked.
+        :raises DatabaseUnavailable: after the last attempt; at once where the server rejects the
+            user, the password or the database's name, and for an SQLite file that can't be opened
+            for another reason than that somebody else has it locked.
         :raises SchemaError: when there is no SQLite file.
         """
         if self.url.kind == "sqlite":
@@ -229,6 +230,9 @@ class Store:
                 if self.url.kind == "sqlite" and not _is_locked(error):
                     # Time would not mend it.
                     cause = f"{self.url.database} cannot be opened: {error.cause}"
+                    raise DatabaseUnavailable(cause) from error
+                if error.__cause__ is not None and is_rejected(error.__cause__):
+                    cause = f"database {self.url} rejects the connection: {error.cause}"
                     raise DatabaseUnavailable(cause) from error
                 log.warning(
                     "database %s not reached at attempt %d of %d: %s",
