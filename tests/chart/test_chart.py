@@ -130,7 +130,14 @@ def test_every_custom_resource_is_valid() -> None:
 @pytest.mark.parametrize(
     ("case", "kind", "old", "new", "found"),
     [
-        ("HTTPRoute", "HTTPRoute", '"attempts"', '"tries"', "'\"tries\"' does not exist"),
+        ("HTTPRoute", "HTTPRoute", '"hostnames"', '"hosts"', "'\"hosts\"' does not exist"),
+        (
+            "HTTPRoute",
+            "HTTPRoute",
+            '"backendRefs"',
+            '"retry": {"attempts": 0}, "backendRefs"',
+            ">= 1",
+        ),
         ("HTTPRoute", "HTTPRoute", '"Pragma"', '"Pra gma"', "must match pattern"),
         ("ingress traefik", "Middleware", '"customResponseHeaders"', '"responseHeaders"', "exist"),
         ("ingress traefik", "ServersTransport", "-1", "-2", "must be >= -1"),
@@ -478,12 +485,13 @@ def test_a_route_sets_the_service_s_headers_again() -> None:
     modifier = rule["filters"][0]["responseHeaderModifier"]
     assert {header["name"]: header["value"] for header in modifier["set"]} == HEADERS
     assert modifier["remove"] == ["ETag", "Last-Modified"]
-    assert rule["retry"] == {"attempts": 0}, "which of several gateways repeat by themselves"
+    assert "retry" not in rule, "0 attempts are no value of the Gateway API, and 1 repeats"
     (backend,) = rule["backendRefs"]
     assert (backend["name"], backend["port"]) == ("uniqueid", 8051)
-    values = helm.merge(values, {"httpRoute": {"retryField": False}})
-    (rule,) = helm.one(helm.render(values), "HTTPRoute")["spec"]["rules"]
-    assert "retry" not in rule
+    for controller in ("none", "nginx"):
+        named = helm.merge(values, {"ingress": {"controller": controller}})
+        annotations = helm.one(helm.render(named), "Service")["metadata"]["annotations"]
+        assert annotations["konghq.com/retries"] == "0", "Kong's gateway repeats five times"
 
 
 def _ingress(controller: str, **more: Any) -> list[helm.Manifest]:
@@ -568,7 +576,7 @@ def test_nothing_leads_to_the_service_without_the_settings(name: str) -> None:
         if manifest["kind"] == "HTTPRoute":
             (rule,) = manifest["spec"]["rules"]
             assert rule["filters"][0]["type"] == "ResponseHeaderModifier"
-            assert rule["retry"] == {"attempts": 0}
+            assert "retry" not in rule
         elif manifest["kind"] == "Ingress":
             kept = ("proxy-buffering", "middlewares", "response-set-header")
             repeated = ("proxy-next-upstream", "middlewares", "backend-config-snippet")

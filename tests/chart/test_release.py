@@ -30,7 +30,6 @@ sys.path.insert(0, str(CHECKOUT / "tests/e2e"))
 import run as e2e
 
 CHART = helm.CHART
-CRD = "httproutes.gateway.networking.k8s.io"
 
 
 class User:
@@ -245,30 +244,6 @@ def test_a_changed_secret_restarts_the_pods_with_the_next_upgrade(user: User) ->
     assert "new" not in json.dumps(changed["metadata"])
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_the_route_says_retry_where_the_cluster_knows_the_field(user: User, known: bool) -> None:
-    """A Gateway API without the field would refuse the route; the notes say what that means."""
-    rule: dict[str, Any] = {"type": "object", "properties": {"filters": {"type": "array"}}}
-    if known:
-        rule["properties"]["retry"] = {"type": "object"}
-    schema: dict[str, Any] = {"type": "array", "items": rule}
-    for name in ("rules", "spec"):
-        schema = {"type": "object", "properties": {name: schema}}
-    versions = [
-        {"name": "v1beta1", "schema": {"openAPIV3Schema": {"type": "object"}}},
-        {"name": "v1", "schema": {"openAPIV3Schema": schema}},
-    ]
-    definition = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
-    user.cluster.put({**definition, "metadata": {"name": CRD}, "spec": {"versions": versions}})
-    route = {"enabled": True, "parentRefs": [{"name": "public"}]}
-    said = user.install(values={"httpRoute": route})
-    found = user.cluster.get("HTTPRoute", "uniqueid")
-    assert found is not None
-    (rule,) = found["spec"]["rules"]
-    assert rule.get("retry") == ({"attempts": 0} if known else None)
-    assert ("does not say that requests are not repeated" in said) != known
-
-
 # -- the documentation ---------------------------------------------------------------------------
 
 PAGES = sorted(
@@ -336,6 +311,17 @@ def _type_all(user: User) -> None:
         assert user.cluster.stuck == []
         if arguments[0] == "uninstall":
             user.helm("install", "uniqueid", str(CHART))
+
+
+def test_every_documented_file_of_values_renders() -> None:
+    """A block of YAML on the chart's page is a file of values."""
+    text = (CHECKOUT / "docs/kubernetes.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) > 1
+    for block in blocks:
+        values = yaml.safe_load(block)
+        kinds = {manifest["kind"] for manifest in helm.render(values)}
+        assert {one["kind"] for one in values.get("extraObjects", [])} <= kinds
 
 
 def test_every_documented_value_exists() -> None:

@@ -75,29 +75,9 @@ traefik.ingress.kubernetes.io/service.serverstransport: {{ .Release.Namespace }}
 {{- if include "uniqueid.controller" (dict "root" . "name" "haproxy") }}
 haproxy.org/backend-config-snippet: retry-on conn-failure
 {{- end }}
-{{- if eq .Values.ingress.controller "none" }}
+{{- if or .Values.httpRoute.enabled (eq .Values.ingress.controller "none") }}
 konghq.com/retries: "0"
 {{- end }}
-{{- end -}}
-
-{{/*
-Whether the HTTPRoute says `retry`. A CRD without the field (the standard channel before 1.7) makes
-an API server refuse the route, and then what the cluster has decides; without a cluster it is said.
-*/}}
-{{- define "uniqueid.retryField" -}}
-{{- $said := .Values.httpRoute.retryField -}}
-{{- if kindIs "invalid" $said -}}
-{{- $said = true -}}
-{{- $crd := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" "httproutes.gateway.networking.k8s.io" -}}
-{{- range dig "spec" "versions" list $crd -}}
-{{- if eq .name "v1" -}}
-{{- $said = hasKey (dig "schema" "openAPIV3Schema" "properties" "spec" "properties" "rules" "items" "properties" dict .) "retry" -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- if $said -}}
-true
-{{- end -}}
 {{- end -}}
 
 {{/* Fails for annotations that cache or retry: a dict of where, annotations and preset */}}
