@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 from typing import Any
 
 import pytest
@@ -101,6 +103,8 @@ def test_a_page_may_load_nothing_from_elsewhere(watched: Watched, path: str) -> 
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     if "swagger" not in path:
         text = response.body.decode().replace("http://www.w3.org/2000/svg", "")
+        # A link loads nothing.
+        text = re.sub(r'<a href="https://[^"]*">', "", text)
         assert "//www" not in text
         assert "http:" not in text
         assert "https:" not in text
@@ -146,6 +150,32 @@ def test_minutes_without_requests_have_no_latency(watched: Watched) -> None:
     assert len(recent["time"]) == SAMPLES - 1
     assert set(recent["p99"]) == set(recent["batch"]) == {None}
     assert set(recent["requests"]) == {0.0}
+
+
+def test_the_busiest_counters_are_shown_besides_the_fullest(watched: Watched) -> None:
+    """With a rate each, however many modes are used here."""
+    history = watched.status.history
+    counters = {f"full{number}": MAX_ID - number for number in range(MOST_COUNTERS)}
+    watched.state = State(counters=counters)
+    history.take()
+    for number in range(MOST_COUNTERS):
+        watched.metrics.handed_out(f"mode{number}", 1, number + 1, number + 2)
+    watched.clock.now += 2
+    history.take()
+    shown = {counter["mode"]: counter for counter in watched.read()["counters"]}
+    assert len(shown) == MOST_COUNTERS
+    assert f"full{MOST_COUNTERS // 2 - 1}" in shown
+    busiest = shown[f"mode{MOST_COUNTERS - 1}"]
+    assert (busiest["ids"], busiest["rate"]) == (MOST_COUNTERS, MOST_COUNTERS / 2)
+    assert "mode0" not in shown
+
+
+def test_the_data_names_its_instance(watched: Watched) -> None:
+    """Behind a load balancer, a client tells one from another by name and start."""
+    data = watched.read()
+    assert data["instance"] == socket.gethostname()
+    assert data["started"] == "1970-01-12T13:46:40.000Z"
+    assert data["tokens_required"] is False
 
 
 def test_a_database_with_many_counters_makes_no_endless_page(watched: Watched) -> None:

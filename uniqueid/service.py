@@ -147,7 +147,13 @@ def build(configuration: Configuration | None = None, *, threads: int = 48) -> S
     )
     status = None
     if settings.status_page == "on":
-        status = Status(metrics, at_once, _where(configuration.database), durability)
+        status = Status(
+            metrics,
+            at_once,
+            _where(configuration.database),
+            durability,
+            tokens_required=bool(settings.auth_tokens_file),
+        )
     app = make_app(
         allocator,
         limits,

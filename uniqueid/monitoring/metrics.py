@@ -45,6 +45,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MODE_LABELS = 50
 """How many modes have series of their own. Modes are what clients say: the rest share one."""
 OTHER = "other"
+MAX_TALLIES = 10_000
+"""How many modes are counted apart for the status page; the rest are counted together."""
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Upper bounds of the requests' durations."""
@@ -187,7 +189,7 @@ class Metrics(Observer):
         with self._tallies_lock:
             tally = self.tallies.get(mode)
             if tally is None:
-                if len(self.tallies) < MODE_LABELS and mode != OTHER:
+                if len(self.tallies) < MAX_TALLIES and mode != OTHER:
                     tally = self.tallies[mode] = Tally()
                 else:
                     tally = self.tallies.setdefault(OTHER, Tally())
@@ -235,11 +237,26 @@ class Metrics(Observer):
         with self._regressions_lock:
             return dict(self._regressions)
 
+    def labelled_tallies(self) -> dict[str, Tally]:
+        """The tallies with series of their own: the first `MODE_LABELS` modes, the others in one.
+
+        `tallies` keeps the order of first use, so a series never changes its mode.
+        """
+        labelled: dict[str, Tally] = {}
+        rest = Tally()
+        for mode, tally in list(self.tallies.items()):
+            if mode != OTHER and len(labelled) < MODE_LABELS:
+                labelled[mode] = tally
+            else:
+                rest.allocations += tally.allocations
+                rest.ids += tally.ids
+        return {**labelled, OTHER: rest} if rest.allocations else labelled
+
     def next_ids(self, counters: Mapping[str, int]) -> dict[str, int]:
         """The next ID of the modes used here, then of the fullest others, up to `MODE_LABELS`."""
         found = {
             mode: max(tally.next_id, counters.get(mode, 0))
-            for mode, tally in list(self.tallies.items())
+            for mode, tally in self.labelled_tallies().items()
             if mode != OTHER
         }
         for mode in sorted(counters, key=counters.__getitem__, reverse=True):
@@ -283,7 +300,7 @@ class _Reading(Collector):
             "uniqueid_allocations", "Requests for IDs that were met, by mode.", labels=["mode"]
         )
         ids = CounterMetricFamily("uniqueid_ids", "IDs handed out, by mode.", labels=["mode"])
-        for mode, tally in list(metrics.tallies.items()):
+        for mode, tally in metrics.labelled_tallies().items():
             allocations.add_metric([mode], tally.allocations)
             ids.add_metric([mode], tally.ids)
         yield allocations

@@ -374,6 +374,7 @@ _SCHEMAS: Schema = {
     },
     "Ready": _object(status={"enum": ["ok", "unavailable"]}, checks=_CHECKS),
     "Status": _object(
+        instance=_TEXT,
         version=_TEXT,
         time={"type": "string", "format": "date-time"},
         started={"type": "string", "format": "date-time"},
@@ -381,6 +382,7 @@ _SCHEMAS: Schema = {
         database=_object(kind=_TEXT, host=_TEXT),
         ready={"type": "boolean"},
         checks=_CHECKS,
+        tokens_required={"type": "boolean"},
         durability_problems={
             "type": "array",
             "items": _object(variable=_TEXT, value=_TEXT, needed=_TEXT, remedy=_TEXT),

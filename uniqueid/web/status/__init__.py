@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import threading
 import time
 from collections import deque
@@ -24,7 +25,7 @@ SAMPLES = 151
 _RATE_SAMPLES = 5
 """Over how many intervals the rate of a counter is taken."""
 MOST_COUNTERS = 500
-"""How many counters the page gets: those used here, then the fullest others."""
+"""How many counters the page gets: the fullest, and the busiest of the others."""
 
 FILES: Mapping[str, tuple[str, str]] = {
     "/status/status.css": ("status.css", "text/css; charset=utf-8"),
@@ -82,8 +83,8 @@ class Sample:
     transactions: float
     batched: float
     """Requests in these transactions."""
-    ids: Mapping[str, int]
-    """IDs handed out, by mode."""
+    ids: int
+    """IDs allocated, of all modes."""
 
 
 def quantile(counts: Sequence[float], share: float) -> float | None:
@@ -118,6 +119,8 @@ class History:
         self._interval = interval
         self._clock = clock
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
+        # Time, and IDs allocated by mode: for the rates alone, since there may be many modes.
+        self._ids: deque[tuple[float, dict[str, int]]] = deque(maxlen=_RATE_SAMPLES + 1)
         self._starting = threading.Lock()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -151,7 +154,9 @@ class History:
                 elif sample.name.endswith("_sum"):
                     batched = sample.value
         ids = {mode: tally.ids for mode, tally in list(metrics.tallies.items())}
-        self._samples.append(Sample(self._clock(), durations, transactions, batched, ids))
+        now = self._clock()
+        self._samples.append(Sample(now, durations, transactions, batched, sum(ids.values())))
+        self._ids.append((now, ids))
 
     def document(self) -> dict[str, object]:
         """The plots' data: a value for each interval, the oldest first."""
@@ -164,10 +169,9 @@ class History:
             pairs = zip(before.durations, after.durations, strict=True)
             counts = [late - early for early, late in pairs]
             transactions = after.transactions - before.transactions
-            handed_out = sum(after.ids.values()) - sum(before.ids.values())
             columns["time"].append(round(after.at, 1))
             columns["requests"].append(round(counts[-1] / seconds, 1))
-            columns["ids"].append(round(handed_out / seconds, 1))
+            columns["ids"].append(round((after.ids - before.ids) / seconds, 1))
             for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
                 found = quantile(counts, share)
                 columns[name].append(None if found is None else round(found, 5))
@@ -177,15 +181,12 @@ class History:
 
     def rates(self) -> dict[str, float]:
         """IDs a second by mode, over the last seconds."""
-        samples = list(self._samples)[-_RATE_SAMPLES - 1 :]
+        samples = list(self._ids)
         if len(samples) < 2:
             return {}
-        first, last = samples[0], samples[-1]
-        seconds = max(last.at - first.at, 0.001)
-        return {
-            mode: round((ids - first.ids.get(mode, 0)) / seconds, 1)
-            for mode, ids in last.ids.items()
-        }
+        (begin, first), (end, last) = samples[0], samples[-1]
+        seconds = max(end - begin, 0.001)
+        return {mode: round((ids - first.get(mode, 0)) / seconds, 1) for mode, ids in last.items()}
 
 
 class Status:
@@ -194,6 +195,7 @@ class Status:
     :param checks: what `/readyz` asks, answered at once.
     :param database: kind and host of the database, and nothing else of its URL.
     :param durability: knows what is wrong with the server's variables.
+    :param tokens_required: whether a request for IDs needs a token.
     """
 
     def __init__(
@@ -203,9 +205,13 @@ class Status:
         database: Mapping[str, str],
         durability: DurabilityMonitor | None = None,
         *,
+        tokens_required: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.history = History(metrics, clock=clock)
+        self._tokens_required = tokens_required
+        # In Kubernetes the name of the pod.
+        self._instance = socket.gethostname()
         self._metrics = metrics
         self._checks = checks
         self._database = database
@@ -220,13 +226,16 @@ class Status:
         found = {name: check() for name, check in self._checks.items()}
         now = self._clock()
         return {
+            "instance": self._instance,
             "version": __version__,
             "time": _text(now),
-            "started": _text(self._started),
+            # Two instances of one host seldom start in the same millisecond.
+            "started": _text(self._started, "milliseconds"),
             "uptime_seconds": round(now - self._started),
             "database": dict(self._database),
             "ready": not any(found.values()),
             "checks": {name: reason or "ok" for name, reason in found.items()},
+            "tokens_required": self._tokens_required,
             "durability_problems": [asdict(problem) for problem in self._durability.problems],
             "waiting": state.waiting,
             "reconnects": state.reconnects,
@@ -239,25 +248,30 @@ class Status:
     def _counters(self, counters: Mapping[str, int]) -> list[dict[str, object]]:
         tallies = self._metrics.tallies
         rates = self.history.rates()
-        modes = [mode for mode in list(tallies) if mode != OTHER]
-        modes += sorted(counters.keys() - set(modes), key=counters.__getitem__, reverse=True)
+        next_ids = dict(counters)
+        for mode, tally in list(tallies.items()):
+            if mode != OTHER:
+                next_ids[mode] = max(counters.get(mode, 1), tally.next_id)
+        fullest = sorted(next_ids, key=next_ids.__getitem__, reverse=True)
+        busiest = sorted(fullest, key=lambda mode: rates.get(mode, 0.0), reverse=True)
+        modes = dict.fromkeys([*fullest[: MOST_COUNTERS // 2], *busiest])
         shown = []
-        for mode in sorted(modes[:MOST_COUNTERS]):
-            tally = tallies.get(mode) if mode != OTHER else None
-            next_id = max(counters.get(mode, 1), tally.next_id if tally else 1)
+        for mode in sorted(itertools.islice(modes, MOST_COUNTERS)):
+            used_here = tallies.get(mode) if mode != OTHER else None
+            next_id = next_ids[mode]
             shown.append(
                 {
                     "mode": mode,
                     # In digits: JavaScript's numbers are exact up to 2**53 only.
                     "next_id": str(next_id),
-                    "ids": tally.ids if tally else 0,
-                    "allocations": tally.allocations if tally else 0,
-                    "rate": rates.get(mode, 0.0) if tally else 0.0,
+                    "ids": used_here.ids if used_here else 0,
+                    "allocations": used_here.allocations if used_here else 0,
+                    "rate": rates.get(mode, 0.0) if used_here else 0.0,
                     "used": (next_id - 1) / MAX_ID,
                 }
             )
         return shown
 
 
-def _text(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+def _text(seconds: float, precision: str = "seconds") -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
