@@ -14,6 +14,7 @@ from uniqueid import errors
 from uniqueid.monitoring.metrics import Metrics
 from uniqueid.web.app import MAX_BODY, MAX_TARGET, make_app
 from uniqueid.web.parameters import Limits
+from uniqueid.web.status import Status
 
 
 @pytest.fixture
@@ -257,6 +258,42 @@ def test_a_query_that_is_too_long_is_a_414(app: object, allocator: FakeAllocator
     longest = "range=1&mode=" + "%F0%9F%98%80" * 255
     assert call(app, "GET", f"/getid?{longest}").status == 200
     assert len(allocator.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "protocol", ["", "b HTTP/1.1", "HTTP/1.1 HTTP/1.1", "HTTP/1.1 200 OK", "http/1.1", "HTTP/"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_what_a_blank_in_the_target_leaves_for_the_protocol_is_a_400(
+    app: object, allocator: Counting, method: str, protocol: str
+) -> None:
+    """uWSGI splits the request line at blanks; nothing is allocated."""
+    target = "/getid?range=1&mode=a"
+    assert_problem(call(app, method, target, SERVER_PROTOCOL=protocol), 400, "about:blank")
+    assert allocator.asked == []
+    assert call(app, method, target, SERVER_PROTOCOL="HTTP/3.0").status == 200
+
+
+def test_a_request_id_comes_back(app: object, allocator: Counting) -> None:
+    """On every route and with errors; what does not fit into a header line does not."""
+    for target in ("/getid?range=1&mode=a", "/getid?range=x", "/livez", "/nothing"):
+        response = call(app, "GET", target, HTTP_X_REQUEST_ID="a-1:b")
+        assert response.headers["X-Request-ID"] == "a-1:b"
+        for unusable in ("", "a b", "a\r\nSet-Cookie: x", "x" * 129, "é"):
+            response = call(app, "GET", target, HTTP_X_REQUEST_ID=unusable)
+            assert "X-Request-ID" not in response.headers
+        assert "X-Request-ID" not in call(app, "GET", target).headers
+
+
+def test_assets_share_one_route_label(allocator: Counting) -> None:
+    """So that a new file makes no new series."""
+    metrics = Metrics()
+    where = {"kind": "SQLite", "host": "a local file"}
+    app = make_app(allocator, Limits(), metrics=metrics, status=Status(metrics, {}, where))
+    for name in ("status.css", "status.js"):
+        assert call(app, "GET", f"/status/{name}").status == 200
+    assert metrics.routes["assets"].read()[0] == {200: 2}
+    assert not any(route.startswith("/status/") for route in metrics.routes)
 
 
 def test_what_is_no_request_at_all_is_a_400(app: object) -> None:

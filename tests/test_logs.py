@@ -84,6 +84,34 @@ def test_a_request_has_its_line(caplog: pytest.LogCaptureFixture) -> None:
     assert "secret" not in caplog.text
 
 
+_TRACE = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7"
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "logged"),
+    [
+        (f"00-{_TRACE}-01", True),
+        (f"01-{_TRACE}-01-more", True),
+        ("", False),
+        (f"ff-{_TRACE}-01", False),
+        (f"00-{_TRACE}", False),
+        (f"00-{_TRACE}-01 x", False),
+        ("00-" + "0" * 32 + "-00f067aa0ba902b7-01", False),
+        ("00-4bf92f3577b34da6a3ce929d0e0e4736-" + "0" * 16 + "-01", False),
+        (f"00-{_TRACE.upper()}-01", False),
+    ],
+)
+def test_a_traceparent_is_in_the_line_of_its_request(
+    caplog: pytest.LogCaptureFixture, traceparent: str, logged: bool
+) -> None:
+    """As W3C Trace Context defines it; anything else is left out."""
+    app = make_app(Allocator(), Limits(), access_log=AccessLog(1))
+    with caplog.at_level(logging.INFO, "uniqueid"):
+        call(app, "GET", "/getid?range=5&mode=a", HTTP_TRACEPARENT=traceparent)
+    (facts,) = [entry.msg.facts for entry in caplog.records]
+    assert facts.get("traceparent") == (traceparent if logged else None)
+
+
 def test_one_request_in_so_many_has_a_line_and_none_by_default(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -175,7 +175,11 @@ def test_the_dashboard_shows_metrics_that_exist() -> None:
     ]
     assert len(set(cells)) == len(cells)
     assert max(x for x, _ in cells) < 24
-    assert all(panel["title"] and panel["targets"] for panel in panels)
+    assert all(panel["title"] and panel["description"] and panel["targets"] for panel in panels)
+    assert [annotation["name"] for annotation in dashboard["annotations"]["list"]] == [
+        "Restarts",
+        "Counter regressions",
+    ]
     assert {variable["name"] for variable in dashboard["templating"]["list"]} == {
         "datasource",
         "job",

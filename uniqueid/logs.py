@@ -15,6 +15,10 @@ from typing import Any
 REQUEST_ID = "HTTP_X_REQUEST_ID"
 """Where WSGI has the header in which proxies number requests."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
+# W3C Trace Context, 3.2; a version after 00 may add fields.
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{1,200})?"
+)
 _BARE = re.compile(r"[A-Za-z0-9._:/+@%,-]+", re.ASCII)
 
 
@@ -85,10 +89,15 @@ def set_up(level: str, format: str = "keyvalue") -> None:
     logging.getLogger("uniqueid").setLevel(level.upper())
 
 
+def sent_request_id(environ: Mapping[str, Any]) -> str | None:
+    """The X-Request-ID of a request, where it has one that fits into a header and a log line."""
+    sent: str = environ.get(REQUEST_ID, "")
+    return sent if _REQUEST_ID.fullmatch(sent) else None
+
+
 def request_id(environ: Mapping[str, Any]) -> str:
     """The number that a proxy or client gave a request, or a random one."""
-    given: str = environ.get(REQUEST_ID, "")
-    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+    return sent_request_id(environ) or secrets.token_hex(16)
 
 
 log = logging.getLogger("uniqueid.access")
@@ -109,12 +118,16 @@ class AccessLog:
         # Taking the next number is one step for CPython's threads.
         if next(self._numbers) % self._every:
             return None
-        return {
+        facts: dict[str, object] = {
             "id": request_id(environ),
             "client": environ.get("REMOTE_ADDR", ""),
             "method": environ.get("REQUEST_METHOD", ""),
             "path": environ.get("PATH_INFO", ""),
         }
+        traceparent = environ.get("HTTP_TRACEPARENT", "")
+        if _TRACEPARENT.fullmatch(traceparent):
+            facts["traceparent"] = traceparent
+        return facts
 
     def end(self, facts: Mapping[str, object], status: int, seconds: float) -> None:
         """Write the line."""

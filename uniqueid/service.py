@@ -143,6 +143,7 @@ def build(configuration: Configuration | None = None, *, threads: int = 48) -> S
         reconnects=max(0, store.connections - 2),
         checks={name: check() is None for name, check in at_once.items()},
         counters=monitor.last_result().counters,
+        max_modes=settings.max_modes,
         durability_problems=len(durability.problems),
     )
     status = None

@@ -63,5 +63,6 @@ application = _service.app
 if uwsgi is None:
     atexit.register(_service.allocator.close, 30)
 else:
+    application.send_interim = uwsgi.send
     uwsgi.post_fork_hook = _start
     uwsgi.atexit = _service.allocator.close

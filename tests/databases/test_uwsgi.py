@@ -248,6 +248,51 @@ def test_what_is_refused_is_a_problem_document_from_uwsgi_too(
     assert service.allocate("file", 1) == (1, 1)
 
 
+@pytest.mark.parametrize("host", [b"http://x", b"HTTP://x:8051", b"https://user@[::1]:8051"])
+def test_a_target_in_absolute_form_is_served(service: Service, host: bytes) -> None:
+    """RFC 9112, 3.2.2; also one without a path."""
+    target = host + b"/getid?range=3&mode=file"
+    answer = raw(service, b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b'{"startIndex": 1, "endIndex": 3}')
+    answer = raw(service, b"GET " + host + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"Up and Running" in answer
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"GET /getid?range=1&mode=two words HTTP/1.1",
+        b"GET /getid?range=1&mode=file HTTP/1.1 HTTP/1.1",
+        b"GET /getid?range=1&mode=file ",
+        b"GET /getid?range=1&mode=file&x=",
+        b"POST /getid?mode=file&range=1 x HTTP/1.1",
+    ],
+)
+def test_a_blank_in_the_target_allocates_nothing(service: Service, line: bytes) -> None:
+    """And is an error for the client: it reads no status line with 200."""
+    answer = raw(service, line + b"\r\nHost: x\r\n\r\n")
+    assert answer == b"" or b" 400 Bad Request\r\n" in answer.partition(b"\r\n")[0] + b"\r\n"
+    assert b"startIndex" not in answer
+    assert service.get("/status.json")[1]["counters_total"] == 0
+
+
+def test_a_client_that_expects_100_continue_gets_it(service: Service) -> None:
+    """Before it sends the body; and a rejection at once where the body is not wanted."""
+    head = b"POST /getid HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: "
+    form = b"\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), 30) as connection:
+        connection.sendall(head + b"17" + form)
+        assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"range=2&mode=file")
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b'{"startIndex": 1, "endIndex": 2}')
+    assert raw(service, head + b"99999" + form).startswith(b"HTTP/1.1 413 ")
+
+
 def test_beyond_the_buffer_the_connection_is_closed_and_the_service_goes_on(
     service: Service,
 ) -> None:

@@ -40,6 +40,8 @@ CASES = {
         "uniqueid_transactions_total": "0+100x120",
     },
     "UniqueIDSpaceLow": {"uniqueid_space_used_ratio{mode='file'}": "0.995x120"},
+    "UniqueIDSpaceFilling": {"uniqueid_space_used_ratio{mode='file'}": "0.95x120"},
+    "UniqueIDModesHigh": {"uniqueid_modes": "9001x120"},
     "UniqueIDLatencyHigh": {
         "uniqueid_http_request_duration_seconds_bucket{route='/getid',le='0.01'}": "0+50x120",
         "uniqueid_http_request_duration_seconds_bucket{route='/getid',le='1.0'}": "0+90x120",
@@ -53,6 +55,8 @@ WELL = {
     "uniqueid_build_info": "1x120",
     "uniqueid_ready": "1x120",
     "uniqueid_durability_problems": "0x120",
+    "uniqueid_modes": "9000x120",
+    "uniqueid_max_modes": "10000x120",
     "uniqueid_check_ok{check='counters'}": "1x120",
     "uniqueid_counter_regressions_total{mode='file'}": "0x120",
     "uniqueid_transactions_total": "0+100x120",

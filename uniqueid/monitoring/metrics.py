@@ -99,6 +99,7 @@ class State:
     """By name, whether it passes."""
     counters: Mapping[str, int] = field(default_factory=dict)
     """Each mode of the database and its next ID."""
+    max_modes: int = 0
     durability_problems: int = 0
     """Variables of the database server with which it can lose a committed transaction."""
 
@@ -323,6 +324,9 @@ class _Reading(Collector):
         yield used
         yield GaugeMetricFamily(
             "uniqueid_modes", "Counters that there are in the database.", len(state.counters)
+        )
+        yield GaugeMetricFamily(
+            "uniqueid_max_modes", "Counters up to which requests create new ones.", state.max_modes
         )
 
         regressions = CounterMetricFamily(

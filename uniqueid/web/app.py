@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 from bottle import Bottle, HTTPError, HTTPResponse, request
 
 from uniqueid import errors
-from uniqueid.logs import AccessLog, request_id
+from uniqueid.logs import REQUEST_ID, AccessLog, request_id, sent_request_id
 from uniqueid.model import Allocation, AllocationRecord, now
 from uniqueid.monitoring.health import Checks
 from uniqueid.monitoring.metrics import CONTENT_TYPE, Metrics
@@ -69,6 +70,11 @@ _NOT_FROM_HANDLERS = frozenset(
 )
 
 _JSON = {"Content-Type": "application/json"}
+# With nginx in front, and its uwsgi_pass, this is the client's.
+_PROTOCOLS = frozenset({"HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "HTTP/2", "HTTP/3.0", "HTTP/3"})
+# Of a request target in absolute-form (RFC 9112, 3.2.2).
+_ORIGIN = re.compile(r"https?://[^/]*", re.IGNORECASE)
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 StartResponse = Callable[..., Any]
 Environ = dict[str, Any]
@@ -183,6 +189,9 @@ class _Application(Bottle):  # type: ignore[misc]
     """The path whose GET is answered without Bottle's dispatch, and its handler. To find a handler
     and to make a response of its text takes Bottle longer than the handler itself takes."""
 
+    send_interim: Callable[[bytes], object] | None = None
+    """Sends an interim response (RFC 9110, 15.2), where the server does not."""
+
     def add_hook(self, name: str, func: Callable[..., object]) -> None:
         """Add a hook, which every request is to pass."""
         self.__dict__.pop("direct", None)
@@ -201,6 +210,8 @@ class _Application(Bottle):  # type: ignore[misc]
             nonce = environ.get(_NONCE_KEY)
             if nonce is not None:
                 kept.append((NONCE, nonce))
+            if REQUEST_ID in environ and (sent := sent_request_id(environ)) is not None:
+                kept.append(("X-Request-ID", sent))
             # No exc_info: uWSGI turns an answer that has one into an empty 500.
             return start_response(status, [*kept, *NEVER_CACHED])
 
@@ -235,6 +246,11 @@ class _Application(Bottle):  # type: ignore[misc]
     def _normalise(environ: Environ) -> None:
         """Refuse what is no request, and bring the path to the one form that has a route."""
         path = environ.get("PATH_INFO", "")
+        if environ.get("SERVER_PROTOCOL", "HTTP/1.1") not in _PROTOCOLS:
+            # uWSGI ends the target at the first blank, and takes what follows for the protocol.
+            raise problem(400, "about:blank", "Bad Request", "the target has a blank in it", {})
+        if (origin := _ORIGIN.match(path)) is not None:
+            path = environ["PATH_INFO"] = path[origin.end() :] or "/"
         if not environ.get("REQUEST_METHOD") or not path.startswith("/"):
             raise problem(400, "about:blank", "Bad Request", "this is no HTTP request", {})
         try:
@@ -301,9 +317,13 @@ def make_app(
     app.count_unrouted = lambda status: count_unrouted(status, 0)
 
     def route(
-        path: str, *methods: str, tokens: Tokens | None = None, direct: bool = False
+        path: str,
+        *methods: str,
+        tokens: Tokens | None = None,
+        direct: bool = False,
+        label: str | None = None,
     ) -> Callable[[Handler], None]:
-        count = metrics.route(path).answered
+        count = metrics.route(label or path).answered
 
         def add(handler: Handler) -> None:
             def guarded(environ: Environ) -> HTTPResponse | str:
@@ -368,7 +388,7 @@ def make_app(
         if len(query) > MAX_TARGET:
             detail = f"the query has {len(query)} bytes; at most {MAX_TARGET} are read"
             return problem(414, "about:blank", "URI Too Long", detail, {})
-        form = _form(environ) if environ["REQUEST_METHOD"] == "POST" else ""
+        form = _form(environ, app.send_interim) if environ["REQUEST_METHOD"] == "POST" else ""
         try:
             asked = validation.parse(
                 limits, query, form, environ.get(_NONCE_HEADER), environ.get(_KEY_HEADER)
@@ -436,7 +456,7 @@ def make_app(
             return _json(status.document())
 
         for path, (name, kind) in FILES.items():
-            route(path, "GET", "HEAD")(partial(_page, read(name), kind))
+            route(path, "GET", "HEAD", label="assets")(partial(_page, read(name), kind))
 
     if description is not None:
         described = json.dumps(description)
@@ -452,11 +472,11 @@ def make_app(
                 raise problem(404, "about:blank", "Not Found", detail, {})
             return _page(read("docs.html"), "text/html; charset=utf-8")
 
-        route("/docs/docs.js", "GET", "HEAD")(
+        route("/docs/docs.js", "GET", "HEAD", label="assets")(
             partial(_page, read("docs.js"), "text/javascript; charset=utf-8")
         )
         for path, (name, kind) in openapi.ASSETS.items():
-            route(path, "GET", "HEAD")(partial(_asset, name, kind))
+            route(path, "GET", "HEAD", label="assets")(partial(_asset, name, kind))
 
     return app
 
@@ -477,7 +497,7 @@ def _json(document: object, status: int = 200) -> HTTPResponse:
     return HTTPResponse(json.dumps(document), status, _JSON)
 
 
-def _form(environ: Mapping[str, Any]) -> str:
+def _form(environ: Mapping[str, Any], send_interim: Callable[[bytes], object] | None) -> str:
     """The body of a POST, as a WSGI string; empty when there is none."""
     if environ.get("HTTP_TRANSFER_ENCODING"):
         detail = "a body must come with a Content-Length"
@@ -498,6 +518,8 @@ def _form(environ: Mapping[str, Any]) -> str:
             " application/x-www-form-urlencoded"
         )
         raise problem(415, "about:blank", "Unsupported Media Type", detail, {})
+    if send_interim is not None and environ.get("HTTP_EXPECT", "").lower() == "100-continue":
+        send_interim(_CONTINUE)
     try:
         body: bytes = environ["wsgi.input"].read(int(length))
     except OSError:

@@ -341,13 +341,15 @@ _SCHEMAS: Schema = {
                 "type": "integer",
                 "minimum": -1,
                 "maximum": MAX_ID,
-                "description": "The first ID; -1 for a range of 0.",
+                "description": "The first ID; -1 for a range of 0. Above 2^53 a parser that reads"
+                " numbers as doubles, as JavaScript's JSON.parse does, changes its last digits.",
             },
             "endIndex": {
                 "type": "integer",
                 "minimum": -3,
                 "maximum": MAX_ID,
-                "description": "The last ID, included; -3 for a range of 0.",
+                "description": "The last ID, included; -3 for a range of 0. As for startIndex, a"
+                " parser has to read whole numbers of 63 bits.",
             },
             "nonce": {"type": "string", "description": "The request's, if it had one there."},
         },
