@@ -11,6 +11,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find uniqueid pacifica -type f -not -name '*.pyc') setup.py pyproject.toml README.md
+CLIENT_SOURCES := $(shell find client/uniqueid_client -type f -not -name '*.pyc') $(wildcard client/*.*)
+PIP := $(BIN)/pip -q --disable-pip-version-check
+# One pip at a time; the build directories of setuptools do not stay.
+define install_wheel
+@rm -rf $(VENV)/dist/$(2)-* $(1)/build
+@$(PIP) wheel --no-deps --no-build-isolation -w $(VENV)/dist $(1)
+@rm -rf $(1)/build $(1)/*.egg-info
+@$(PIP) install --force-reinstall --no-deps $(VENV)/dist/$(2)-*.whl
+@touch $@
+endef
 UWSGI_ARGS ?=
 IMAGE_ARGS ?=
 BENCH_ARGS ?=
@@ -78,29 +88,29 @@ clean:
 $(VENV)/bin/python:
 	@PYTHON=$(PYTHON) .ci/setup run
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip -q --disable-pip-version-check install 'setuptools>=77' wheel
+	$(PIP) install 'setuptools>=77' wheel
 
-# The wheel is what is run and tested, not this directory. One pip at a time.
+# The wheels are what is run and tested, not this directory.
 $(VENV)/wheel: $(VENV)/bin/python $(SOURCES) | $(VENV)/uwsgi
-	@rm -rf $(VENV)/dist build
-	@$(BIN)/pip -q --disable-pip-version-check wheel --no-deps --no-build-isolation -w $(VENV)/dist .
-	@rm -rf build *.egg-info
-	@$(BIN)/pip -q --disable-pip-version-check install --force-reinstall --no-deps $(VENV)/dist/*.whl
-	@touch $@
+	$(call install_wheel,.,pacifica_uniqueid)
+
+$(VENV)/client: $(CLIENT_SOURCES) | $(VENV)/wheel
+	$(call install_wheel,./client,pacifica_uniqueid_client)
 
 # uWSGI embeds the Python it was compiled for; a wheel of it in pip's cache may be another's.
 $(VENV)/uwsgi: $(VENV)/bin/python
-	@$(BIN)/pip -q --disable-pip-version-check install --no-cache-dir uwsgi
+	@$(PIP) install --no-cache-dir uwsgi
 	@touch $@
 
 $(VENV)/run: $(VENV)/uwsgi $(VENV)/wheel
-	@$(BIN)/pip -q --disable-pip-version-check install "$$(echo $(VENV)/dist/*.whl)[postgresql,docs]"
+	@$(PIP) install "$$(echo $(VENV)/dist/pacifica_uniqueid-*.whl)[postgresql,docs]"
 	@touch $@
 
-$(VENV)/test: $(VENV)/run
-	@$(BIN)/pip -q --disable-pip-version-check install "$$(echo $(VENV)/dist/*.whl)[test]"
+$(VENV)/test: $(VENV)/run $(VENV)/client
+	@$(PIP) install "$$(echo $(VENV)/dist/pacifica_uniqueid-*.whl)[test]" \
+	    $(VENV)/dist/pacifica_uniqueid_client-*.whl
 	@touch $@
 
 $(VENV)/test-all: $(VENV)/test
-	@$(BIN)/pip -q --disable-pip-version-check install "$$(echo $(VENV)/dist/*.whl)[test-all]"
+	@$(PIP) install "$$(echo $(VENV)/dist/pacifica_uniqueid-*.whl)[test-all]"
 	@touch $@

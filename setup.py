@@ -11,7 +11,6 @@ VERSION = re.search(
 )
 assert VERSION is not None
 
-CLIENT = ["requests>=2.31"]
 # Swagger UI's files; none of its code is run here.
 DOCS = ["swagger-ui-py>=23.9.23"]
 POSTGRESQL = ["psycopg2-binary>=2.9.9"]
@@ -61,12 +60,10 @@ setup(
     ],
     extras_require={
         "postgresql": POSTGRESQL,
-        "client": CLIENT,
         "docs": DOCS,
         # For `make check` and `make test`.
         "test": [
             *POSTGRESQL,
-            *CLIENT,
             *DOCS,
             "hypothesis>=6.100",
             "mypy>=1.11",

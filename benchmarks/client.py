@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import servers
 
-from uniqueid.client import Client
+from uniqueid_client import Client
 
 COUNT = 3_000_000
 

@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hostile
 import pytest
 import reports
 import servers
 import suites
+from real import proxy, service
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import Scheduling
+
+__all__ = ["proxy", "service"]
 
 KINDS = ("sqlite", "mariadb", "postgresql")
 
@@ -106,18 +108,3 @@ def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], s
 def database_url(kind: str, new_url: Callable[[str], str]) -> str:
     """The URL of an empty database of each kind."""
     return new_url(kind)
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Service]:
-    """The real service, for all tests of a module."""
-    server = servers.Service(f"sqlite:///{tmp_path_factory.mktemp('db')}/db.sqlite3")
-    with servers.running(server):
-        yield server
-
-
-@pytest.fixture
-def proxy(service: servers.Service) -> Iterator[hostile.Proxy]:
-    """A hostile proxy in front of it."""
-    with hostile.Proxy(service.port) as proxy:
-        yield proxy

@@ -132,7 +132,7 @@ def _commands(environment: dict[str, str], place: Path) -> dict[str, list[str]]:
 
 def _entry_points() -> list[str]:
     points = metadata.distribution("pacifica-uniqueid").entry_points
-    modules = ["pacifica.uniqueid.wsgi", "uniqueid.wsgi", "uniqueid.container", "uniqueid.client"]
+    modules = ["pacifica.uniqueid.wsgi", "uniqueid.wsgi", "uniqueid.container"]
     return sorted([point.name for point in points] + [f"module {name}" for name in modules])
 
 

@@ -15,9 +15,6 @@ import pytest
 SUITES = ("unit", "core", "rest")
 
 SLOW_UNIT_TESTS = (
-    "tests/test_probe.py",
-    "tests/test_client.py",
-    "tests/test_client_keys.py",
     "tests/test_exactly_once.py",
     "tests/test_never_cached.py",
     "tests/test_docs.py",
@@ -57,7 +54,7 @@ def suite(nodeid: str) -> str:
     # The same on a second file system.
     if nodeid.startswith(NOT_CORE) or ("test_sqlite_file.py" in nodeid and "[tmpfs" in nodeid):
         return "rest"
-    if nodeid.startswith("tests/databases/"):
+    if nodeid.startswith(("tests/databases/", "client/tests/")):
         return "core"
     if nodeid.startswith("tests/test_"):
         return "core" if nodeid.startswith(SLOW_UNIT_TESTS) else "unit"

@@ -11,7 +11,6 @@ import pytest
 from fakes import Clock, FakeAllocator
 from web import assert_problem, call
 
-from uniqueid.client import Client, bearer, check_token, read_token
 from uniqueid.errors import ConfigError, Unauthorized
 from uniqueid.monitoring.metrics import Metrics
 from uniqueid.web.app import make_app
@@ -150,24 +149,3 @@ def test_ids_and_status_have_tokens_of_their_own(file: Path, tmp_path: Path) -> 
     assert call(app, "GET", "/readyz").json["checks"] == {"database": "failed"}
     told = call(app, "GET", "/readyz", **header("watch")).json["checks"]
     assert told == {"database": "root@db refused"}
-
-
-@pytest.mark.parametrize("token", ["", "a b", "ä", "a\nb", "x" * 513, "=a"])
-def test_a_token_that_cannot_be_sent_is_refused_without_being_shown(
-    tmp_path: Path, token: str
-) -> None:
-    """By the client and by the commands."""
-    for use in (
-        lambda: check_token(token),
-        lambda: Client("http://localhost", token=token),
-        lambda: bearer(lambda: token),
-    ):
-        with pytest.raises(ValueError, match="token") as error:
-            use()
-        assert token == "" or token not in str(error.value)
-    file = tmp_path / "token"
-    file.write_text(token)
-    with pytest.raises(ValueError, match=str(file)):
-        read_token(str(file))
-    with pytest.raises(ValueError, match="No such file"):
-        read_token(str(tmp_path / "nothing"))

@@ -20,8 +20,11 @@ from uniqueid import config
 from uniqueid.commands import cli
 from uniqueid.monitoring import metrics
 from uniqueid.web import app, parameters, status
+from uniqueid_client import __main__ as client
 
-PAGES = sorted([*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").glob("**/*.md")])
+PAGES = sorted(
+    page for place in ("*.md", "client/*.md", "docs/**/*.md") for page in CHECKOUT.glob(place)
+)
 NAMES = [str(page.relative_to(CHECKOUT)) for page in PAGES]
 
 
@@ -31,7 +34,7 @@ def text_of(name: str) -> str:
 
 def everything() -> str:
     """All pages but the history."""
-    return "\n".join(text_of(name) for name in NAMES if name != "CHANGELOG.md")
+    return "\n".join(text_of(name) for name in NAMES if "CHANGELOG" not in name)
 
 
 # -- what there is --------------------------------------------------------------------------------
@@ -55,7 +58,7 @@ def test_every_setting_is_documented(row: config.Row) -> None:
 
 def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     """Each command and subcommand with its parser."""
-    for parser in (cli._parser(), cli._serve_parser()):
+    for parser in (cli._parser(), cli._serve_parser(), client.parser()):
         yield parser.prog, parser
         for action in parser._actions:
             if isinstance(action, argparse._SubParsersAction):

@@ -10,8 +10,9 @@ from web import Response
 
 from uniqueid import errors
 from uniqueid.monitoring.metrics import Metrics
-from uniqueid.web.app import NEVER_CACHED, make_app
+from uniqueid.web.app import KEY, NEVER_CACHED, NONCE, make_app
 from uniqueid.web.parameters import Limits
+from uniqueid_client import protocol
 
 
 @pytest.fixture
@@ -104,6 +105,12 @@ def test_the_headers_are_those_that_were_measured() -> None:
         "X-Accel-Expires": "0",
         "X-Accel-Buffering": "no",
     }
+
+
+def test_the_client_knows_them() -> None:
+    """`probe` reports the headers that are missing or changed."""
+    assert dict(NEVER_CACHED) == protocol.NEVER_CACHED
+    assert (NONCE, KEY) == (protocol.NONCE, protocol.KEY)
 
 
 def test_nothing_inside_the_application_can_weaken_them(app: Bottle) -> None:

@@ -17,7 +17,7 @@ import servers
 from caches import proxies
 from caches.controls import Controls
 from caches.report import Row
-from uniqueid.client import CachedResponseError, Client, Range
+from uniqueid_client import CachedResponseError, Client, Range
 
 COUNT = 20
 """Requests of a kind, one after the other, and again at the same time."""
@@ -139,7 +139,7 @@ def client_ranges(
 def probe(url: str) -> tuple[int, dict]:
     """Exit status and answer of the command that an operator runs."""
     result = subprocess.run(
-        [str(servers.BIN / "pacifica-uniqueid-cmd"), "probe", "--url", url, "--json"],
+        [str(servers.BIN / "pacifica-uniqueid-client"), "probe", "--url", url, "--json"],
         capture_output=True,
         text=True,
         check=False,

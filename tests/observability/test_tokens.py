@@ -12,7 +12,7 @@ import pytest
 import servers
 from servers import BIN, Service, wait_until
 
-from uniqueid.client import Client, RequestRefused, read_token
+from uniqueid_client import Client, RequestRefused, read_token
 
 
 def write(file: Path, *tokens: str) -> None:
@@ -39,7 +39,7 @@ def service(tokens: Path, tmp_path: Path) -> Iterator[Service]:
 
 def command(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(BIN / "pacifica-uniqueid-cmd"), arguments[0], "--url", service.url, *arguments[1:]],
+        [str(BIN / "pacifica-uniqueid-client"), arguments[0], "--url", service.url, *arguments[1:]],
         capture_output=True, text=True, timeout=120, check=False,
         env={**service.environment(), "NO_PROXY": "*"},
     )  # fmt: skip
@@ -75,7 +75,7 @@ def test_the_commands_send_a_token_from_a_file(service: Service, tmp_path: Path)
     """Without one they say what is missing."""
     file = tmp_path / "token"
     file.write_text("old-token\n")
-    ask = ("getid", "--mode", "file", "--range", "2")
+    ask = ("get", "--mode", "file", "--range", "2")
     assert command(service, *ask, "--token-file", str(file)).stdout == "1 2\n"
     refused = command(service, *ask)
     assert refused.returncode == 1

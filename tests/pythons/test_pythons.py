@@ -66,10 +66,16 @@ def test_the_wheel_works_on_another_python(version: str) -> None:
 
     if not python.exists():
         run(FOUND[version], "-m", "venv", str(venv))
-    (wheel,) = (BIN.parent / "dist").glob("*.whl")
-    run(str(python), "-m", "pip", "install", "-q", f"{wheel}[postgresql,client,docs]", *TOOLS)
-    run(str(python), "-m", "pip", "install", "-q", "--force-reinstall", "--no-deps", str(wheel))
-    tests = sorted(str(path) for path in (CHECKOUT / "tests").glob("test_*.py"))
+    (wheel,) = (BIN.parent / "dist").glob("pacifica_uniqueid-*.whl")
+    (client,) = (BIN.parent / "dist").glob("pacifica_uniqueid_client-*.whl")
+    wheels = (str(wheel), str(client))
+    run(str(python), "-m", "pip", "install", "-q", f"{wheel}[postgresql,docs]", str(client), *TOOLS)
+    run(str(python), "-m", "pip", "install", "-q", "--force-reinstall", "--no-deps", *wheels)
+    tests = sorted(
+        str(path)
+        for place in ("tests", "client/tests")
+        for path in CHECKOUT.glob(f"{place}/test_*.py")
+    )
     # Not "-m pytest", which would put the checkout in front of what is installed.
     output = run(str(venv / "bin" / "pytest"), "-q", "-p", "no:cacheprovider", *tests)
     assert re.search(r"\d+ passed", output)

@@ -15,7 +15,6 @@ from typing import NoReturn
 from uniqueid import __version__, config, logs, service
 from uniqueid.commands import fence as fence_command
 from uniqueid.commands import journal as journal_commands
-from uniqueid.commands import probe
 from uniqueid.database import schema
 from uniqueid.database.durability import DurabilityProblem
 from uniqueid.database.store import Store
@@ -122,7 +121,6 @@ def _parser() -> argparse.ArgumentParser:
 
     fence_command.add_command(commands, _open_configured)
     journal_commands.add_commands(commands, _open_store)
-    probe.add_commands(commands)
     return parser
 
 

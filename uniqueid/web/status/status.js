@@ -374,7 +374,7 @@ function compose() {
   const header = tokens ? ' -H "Authorization: Bearer $TOKEN"' : "";
   setText($("curl"), `curl -X POST${header} '${target.href.replaceAll("'", "%27")}'`);
   const token = tokens ? ', token=os.environ["TOKEN"]' : "";
-  setText($("python"), `${tokens ? "import os\n" : ""}from uniqueid.client import Client\n`
+  setText($("python"), `${tokens ? "import os\n" : ""}from uniqueid_client import Client\n`
     + `print(Client(${JSON.stringify(here.href)}${token}).get_range(${JSON.stringify(mode)}, ${range}))`);
   const valid = $("take").checkValidity();
   const button = $("take-button");

@@ -1,11 +1,10 @@
-"""The commands `getid` and `probe`: against the real service, and through a hostile proxy."""
+"""The commands `get` and `probe`: against the real service, and through a hostile proxy."""
 
 from __future__ import annotations
 
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,18 +12,19 @@ import hostile
 import pytest
 import servers
 
-from uniqueid.commands import cli, probe
+from uniqueid_client import probe
+from uniqueid_client.__main__ import main as client_main
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs pacifica-uniqueid-cmd; exit status, output and errors."""
+    """Runs pacifica-uniqueid-client; exit status, output and errors."""
 
     def main(*arguments: str) -> tuple[int, str, str]:
         try:
-            status = cli.main(arguments)
+            status = client_main(arguments)
         except SystemExit as ended:
             status = ended.code if isinstance(ended.code, int) else 1
         captured = capsys.readouterr()
@@ -36,16 +36,16 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 # -- getid -------------------------------------------------------------------------------------
 
 
-def test_getid_prints_first_and_last(service: servers.Service, run: Run) -> None:
+def test_get_prints_first_and_last(service: servers.Service, run: Run) -> None:
     """Two numbers, for a shell's `read`; each call has a range of its own."""
-    ask = ("getid", "--url", service.url, "--mode", "shell", "--range", "10")
+    ask = ("get", "--url", service.url, "--mode", "shell", "--range", "10")
     assert run(*ask) == (0, "1 10\n", "")
     assert run(*ask) == (0, "11 20\n", "")
 
 
-def test_getid_prints_json(service: servers.Service, run: Run) -> None:
+def test_get_prints_json(service: servers.Service, run: Run) -> None:
     """With the names of the HTTP answer."""
-    status, out, _ = run("getid", "--url", service.url, "--mode", "jsön", "--range", "2", "--json")
+    status, out, _ = run("get", "--url", service.url, "--mode", "jsön", "--range", "2", "--json")
     assert status == 0
     assert json.loads(out) == {"mode": "jsön", "startIndex": 1, "endIndex": 2}
 
@@ -66,25 +66,25 @@ def test_getid_prints_json(service: servers.Service, run: Run) -> None:
 )
 def test_bad_arguments_get_a_line(run: Run, url: str, mode: str, count: str, line: str) -> None:
     """It names what is wrong, its value and what is allowed; the exit status is 2."""
-    status, out, err = run("getid", "--url", url, "--mode", mode, "--range", count)
+    status, out, err = run("get", "--url", url, "--mode", mode, "--range", count)
     assert (status, out) == (2, "")
     assert line in err.splitlines()[-1]
     assert "Traceback" not in err
 
 
-def test_getid_says_what_the_service_says(service: servers.Service, run: Run) -> None:
+def test_get_says_what_the_service_says(service: servers.Service, run: Run) -> None:
     """A refusal is one line and exit status 1."""
-    status, out, err = run("getid", "--url", service.url, "--mode", "m", "--range", "2000000000")
+    status, out, err = run("get", "--url", service.url, "--mode", "m", "--range", "2000000000")
     assert (status, out) == (1, "")
     assert len(err.splitlines()) == 1
     assert "answered 400: range is '2000000000': give one whole number" in err
 
 
-def test_getid_refuses_a_kept_answer(proxy: hostile.Proxy) -> None:
+def test_get_refuses_a_kept_answer(proxy: hostile.Proxy) -> None:
     """It prints no ID of it, and names the proxy."""
     proxy.always = hostile.OLD
     result = subprocess.run(
-        [str(servers.BIN / "pacifica-uniqueid-cmd"), "getid", "--url", proxy.url]
+        [str(servers.BIN / "pacifica-uniqueid-client"), "get", "--url", proxy.url]
         + ["--mode", "m", "--range", "1"],
         capture_output=True,
         text=True,
@@ -104,13 +104,13 @@ def test_probe_finds_nothing_where_nothing_is(service: servers.Service, run: Run
     status, out, err = run("probe", "--url", service.url)
     assert (status, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0] == f"{service.url}/getid, mode '{probe.PROBE_MODE}'"
+    assert lines[0] == f"{service.url}/getid, mode '{probe.MODE}'"
     counts = [re.findall(r"  +(\d+)(?=  )", line) for line in lines[3:9]]
     assert counts == [["20", "0", "0", "0", "0"]] * 6
     assert [line.count(" ms") for line in lines[3:9]] == [3] * 6
     assert "HTTP version: HTTP/1.1" in lines
     assert "warning" not in out
-    assert lines[-1] == "Every request got an answer of its own: nothing on the way keeps them."
+    assert lines[-1] == "Every request got a response of its own: no cache was found."
     assert service.allocate("file", 1) == (before[1] + 1, before[1] + 1)
 
 
@@ -119,10 +119,12 @@ def test_probe_finds_a_cache(proxy: hostile.Proxy, run: Run) -> None:
     proxy.always = hostile.REPEAT
     status, out, err = run("probe", "--url", proxy.url)
     assert (status, err) == (1, "")
-    assert "CACHED: GET, one after the other: 19 of 20 answers had IDs that had been" in out
-    assert "CACHED: POST, 10 at a time: 20 of 20 answers had IDs that had been" in out
+    assert "CACHED: GET, sequential: 19 of 20 answers had IDs of an earlier response" in out
+    assert "CACHED: POST, 10 concurrent: 20 of 20 answers had IDs of an earlier response" in out
     assert "Via: 1.1 hostile" in out
-    assert out.splitlines()[-1].startswith("Something between here and the service keeps answers")
+    assert out.splitlines()[-1].startswith(
+        "A proxy or cache in front of the service repeats responses"
+    )
 
 
 def test_probe_finds_one_kept_answer_of_many(proxy: hostile.Proxy, run: Run) -> None:
@@ -144,7 +146,7 @@ def test_probe_finds_kept_errors(proxy: hostile.Proxy, run: Run) -> None:
     assert status == 1
     assert [group["wrong_nonce"] for group in report["groups"]] == [0, 0, 0, 0, 0, 2]
     assert report["proofs"] == [
-        "GET that is refused (400): 2 of 2 answers had the nonce of another request"
+        "GET that is rejected (400): 2 of 2 answers had the nonce of another request"
     ]
 
 
@@ -154,7 +156,7 @@ def test_probe_finds_an_age(proxy: hostile.Proxy, run: Run) -> None:
     status, out, _ = run("probe", "--url", proxy.url, "--json")
     report = json.loads(out)
     assert status == 1
-    assert [group["kept"] for group in report["groups"]] == [20] * 6
+    assert [group["aged"] for group in report["groups"]] == [20] * 6
     assert report["headers"]["Age"] == ["700"]
 
 
@@ -171,7 +173,7 @@ def test_probe_warns_of_headers_that_do_not_arrive(proxy: hostile.Proxy, run: Ru
     proxy.always = hostile.REWRITE
     status, out, _ = run("probe", "--url", proxy.url)
     assert status == 0
-    assert "warning: headers that the service sends are missing: Vary\n" in out
+    assert "warning: headers of the service are missing: Vary\n" in out
     assert "warning: headers of the service were changed: Cache-Control: public, max-age=60" in out
     assert "warning: headers that help a cache were added: ETag\n" in out
 
@@ -201,7 +203,7 @@ def test_probe_without_an_answer_says_why(run: Run) -> None:
     url = f"http://127.0.0.1:{servers.free_port()}"
     status, out, err = run("probe", "--url", url, "--requests", "2")
     assert (status, out) == (1, "")
-    assert err == f"pacifica-uniqueid-cmd: {url}/getid gave no answer: 12 x ConnectionError\n"
+    assert err == f"pacifica-uniqueid-client: {url}/getid gave no answer: 12 x ConnectionError\n"
 
 
 def test_probe_that_could_not_look_does_not_say_that_all_is_well(
@@ -212,8 +214,8 @@ def test_probe_that_could_not_look_does_not_say_that_all_is_well(
     proxy.plan.extend([hostile.PASS] * 4 + refused + [hostile.PASS] * 4)
     status, out, _ = run("probe", "--url", proxy.url, "--requests", "2")
     assert status == 1
-    assert "NOT KNOWN: POST, one after the other: 0 answers are too few (2 x status 403)" in out
-    assert "Every request got an answer of its own" not in out
+    assert "UNKNOWN: POST, sequential: 0 answers are too few (2 x status 403)" in out
+    assert "Every request got a response of its own" not in out
 
 
 def test_probe_repeats_why_the_service_refuses(proxy: hostile.Proxy, run: Run) -> None:
@@ -230,7 +232,7 @@ def test_probe_counts_what_failed_on_the_way(proxy: hostile.Proxy, run: Run) -> 
     proxy.plan.extend([hostile.PASS, hostile.Say(502), hostile.CLOSE])
     status, out, _ = run("probe", "--url", proxy.url)
     assert status == 0
-    assert "GET, one after the other: not answered were 1 x status 502, 1 x ConnectionError" in out
+    assert "GET, sequential: failed were 1 x status 502, 1 x ConnectionError" in out
 
 
 @pytest.mark.parametrize(
@@ -250,29 +252,3 @@ def test_bad_options_of_probe_get_a_line(run: Run, option: str, value: str, line
     assert (status, out) == (2, "")
     assert line in err.splitlines()[-1]
     assert "Traceback" not in err
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [["getid", "--mode", "m", "--range", "1"], ["probe"]],
-    ids=lambda arguments: arguments[0],
-)
-def test_without_requests_one_line_says_what_to_install(arguments: list[str]) -> None:
-    """The other commands go on working without it."""
-    script = (
-        "import sys; sys.modules['requests'] = None; from uniqueid.commands import cli;"
-        "sys.exit(cli.main(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", script]
-    result = subprocess.run(
-        [*command, *arguments, "--url", "http://127.0.0.1:1"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 1
-    assert result.stderr == (
-        "pacifica-uniqueid-cmd: the client needs the package requests:"
-        " pip install pacifica-uniqueid[client]\n"
-    )
-    assert subprocess.run([*command, "config"], capture_output=True, check=False).returncode == 0

@@ -4,38 +4,16 @@ from __future__ import annotations
 
 import logging
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import hostile
 import pytest
 import servers
 
-import uniqueid.client
-from uniqueid.client import Client, Range, RepeatedRangeError, RequestRefused
+from uniqueid_client import Client, Range, RepeatedRangeError, RequestRefused, ServiceUnavailable
 
 KEY = "upload 4711 of ingest"
 PROBLEM = (("Content-Type", "application/problem+json"),)
-
-
-@pytest.fixture
-def mode(request: pytest.FixtureRequest) -> str:
-    """A mode that no other test uses."""
-    return f"mode of {request.node.name}"
-
-
-@pytest.fixture
-def new_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Client]]:
-    """Makes clients that hardly wait between attempts, and closes them."""
-    monkeypatch.setattr(uniqueid.client, "_FIRST_BACKOFF", 0.001)
-    made = []
-
-    def make(url: str, **options: object) -> Client:
-        made.append(Client(url, **options))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield make
-    for client in made:
-        client.close()
 
 
 def keys(proxy: hostile.Proxy) -> list[str | None]:
@@ -146,7 +124,7 @@ def test_a_service_without_the_table_is_asked_without_a_key(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """With a warning; but not when the key is the caller's, who relies on it."""
-    caplog.set_level(logging.WARNING, "uniqueid.client")
+    caplog.set_level(logging.WARNING, "uniqueid_client")
     missing = hostile.Say(501, PROBLEM, b'{"type": "journal-missing", "detail": "run dbsync"}')
     proxy.plan.append(missing)
     assert new_client(proxy.url).get_range(mode, 5) == Range(mode, 1, 5)
@@ -155,7 +133,7 @@ def test_a_service_without_the_table_is_asked_without_a_key(
     assert second is None
     assert "run dbsync" in caplog.text
     proxy.plan.extend([missing] * 2)
-    with pytest.raises(uniqueid.client.ServiceUnavailable, match="run dbsync"):
+    with pytest.raises(ServiceUnavailable, match="run dbsync"):
         new_client(proxy.url, attempts=2).get_range(mode, 5, key=KEY)
 
 
@@ -168,9 +146,9 @@ def test_a_key_that_cannot_be_sent_is_a_value_error(
         new_client("http://127.0.0.1:1").get_range("file", 1, key=key)
 
 
-def test_getid_takes_a_key(service: servers.Service, mode: str) -> None:
+def test_get_takes_a_key(service: servers.Service, mode: str) -> None:
     """And prints the same range again."""
-    command = [str(servers.BIN / "pacifica-uniqueid-cmd"), "getid", "--url", service.url]
+    command = [str(servers.BIN / "pacifica-uniqueid-client"), "get", "--url", service.url]
 
     def getid(*options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
