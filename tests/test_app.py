@@ -265,16 +265,16 @@ def test_a_query_that_is_too_long_is_a_414(app: object, allocator: FakeAllocator
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_what_a_blank_in_the_target_leaves_for_the_protocol_is_a_400(
-    app: object, allocator: Counting, method: str, protocol: str
+    app: object, allocator: FakeAllocator, method: str, protocol: str
 ) -> None:
     """uWSGI splits the request line at blanks; nothing is allocated."""
     target = "/getid?range=1&mode=a"
     assert_problem(call(app, method, target, SERVER_PROTOCOL=protocol), 400, "about:blank")
-    assert allocator.asked == []
+    assert allocator.requests == []
     assert call(app, method, target, SERVER_PROTOCOL="HTTP/3.0").status == 200
 
 
-def test_a_request_id_comes_back(app: object, allocator: Counting) -> None:
+def test_a_request_id_comes_back(app: object, allocator: FakeAllocator) -> None:
     """On every route and with errors; what does not fit into a header line does not."""
     for target in ("/getid?range=1&mode=a", "/getid?range=x", "/livez", "/nothing"):
         response = call(app, "GET", target, HTTP_X_REQUEST_ID="a-1:b")
@@ -285,7 +285,7 @@ def test_a_request_id_comes_back(app: object, allocator: Counting) -> None:
         assert "X-Request-ID" not in call(app, "GET", target).headers
 
 
-def test_assets_share_one_route_label(allocator: Counting) -> None:
+def test_assets_share_one_route_label(allocator: FakeAllocator) -> None:
     """So that a new file makes no new series."""
     metrics = Metrics()
     where = {"kind": "SQLite", "host": "a local file"}

@@ -105,7 +105,7 @@ def test_a_traceparent_is_in_the_line_of_its_request(
     caplog: pytest.LogCaptureFixture, traceparent: str, logged: bool
 ) -> None:
     """As W3C Trace Context defines it; anything else is left out."""
-    app = make_app(Allocator(), Limits(), access_log=AccessLog(1))
+    app = make_app(FakeAllocator(), Limits(), access_log=AccessLog(1))
     with caplog.at_level(logging.INFO, "uniqueid"):
         call(app, "GET", "/getid?range=5&mode=a", HTTP_TRACEPARENT=traceparent)
     (facts,) = [entry.msg.facts for entry in caplog.records]

@@ -159,7 +159,7 @@ def test_the_busiest_counters_are_shown_besides_the_fullest(watched: Watched) ->
     watched.state = State(counters=counters)
     history.take()
     for number in range(MOST_COUNTERS):
-        watched.metrics.handed_out(f"mode{number}", 1, number + 1, number + 2)
+        watched.metrics.allocated(f"mode{number}", 1, number + 1, number + 2)
     watched.clock.now += 2
     history.take()
     shown = {counter["mode"]: counter for counter in watched.read()["counters"]}
