@@ -103,7 +103,7 @@ $(VENV)/uwsgi: $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/run: $(VENV)/uwsgi $(VENV)/wheel
-	@$(PIP) install "$$(echo $(VENV)/dist/pacifica_uniqueid-*.whl)[postgresql,docs]"
+	@$(PIP) install "$$(echo $(VENV)/dist/pacifica_uniqueid-*.whl)[postgresql]"
 	@touch $@
 
 $(VENV)/test: $(VENV)/run $(VENV)/client

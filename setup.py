@@ -11,8 +11,6 @@ VERSION = re.search(
 )
 assert VERSION is not None
 
-# Swagger UI's files; none of its code is run here.
-DOCS = ["swagger-ui-py>=23.9.23"]
 POSTGRESQL = ["psycopg2-binary>=2.9.9"]
 
 setup(
@@ -45,6 +43,7 @@ setup(
     packages=[*find_packages(include=["uniqueid", "uniqueid.*"]), "pacifica.uniqueid"],
     package_data={
         "uniqueid": ["py.typed"],
+        "uniqueid.web": ["openapi.json"],
         "uniqueid.web.status": ["*.html", "*.css", "*.js"],
     },
     install_requires=[
@@ -60,13 +59,12 @@ setup(
     ],
     extras_require={
         "postgresql": POSTGRESQL,
-        "docs": DOCS,
         # For `make check` and `make test`.
         "test": [
             *POSTGRESQL,
-            *DOCS,
             "hypothesis>=6.100",
             "mypy>=1.11",
+            "openapi-spec-validator>=0.7",
             "pytest>=8.2",
             "pytest-xdist>=3.8",
             "ruff>=0.6",

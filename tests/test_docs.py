@@ -89,7 +89,7 @@ def test_every_route_is_documented() -> None:
         FakeAllocator(), parameters.Limits(), metrics=counted, status=page, description={}
     )
     for route in made.routes:
-        if route.callback.__name__ != "refuse":
+        if route.callback.__name__ != "reject":
             routes.setdefault(route.rule, set()).add(route.method)
     assert routes["/getid"] == {"GET", "POST"}
     documented: dict[str, set[str]] = {}

@@ -28,8 +28,9 @@ from uniqueid.errors import (
 )
 from uniqueid.model import Allocation, AllocationRecord
 from uniqueid.monitoring.metrics import Metrics
-from uniqueid.web.app import Keeping, make_app
+from uniqueid.web.app import make_app
 from uniqueid.web.auth import Tokens
+from uniqueid.web.getid import RetentionPolicy
 from uniqueid.web.parameters import Limits
 
 KEY = "8e03978e-40d5-43dd-bc93-6894a57f9324"
@@ -368,9 +369,9 @@ def test_without_a_key_nothing_is_recorded_unless_the_journal_is_on(
     allocator: Allocator, store: FakeStore
 ) -> None:
     """With it each request is, and both kinds for as long as the settings say."""
-    off = make_app(allocator, Limits(), keeping=Keeping(5, False, 3))
-    on = make_app(allocator, Limits(), keeping=Keeping(5, True, 3))
-    long = make_app(allocator, Limits(), keeping=Keeping(5, True, 7))
+    off = make_app(allocator, Limits(), retention=RetentionPolicy(5, False, 3))
+    on = make_app(allocator, Limits(), retention=RetentionPolicy(5, True, 3))
+    long = make_app(allocator, Limits(), retention=RetentionPolicy(5, True, 7))
     ask(off, None)
     assert store.inserted == []
     ask(on, None)
@@ -391,7 +392,7 @@ def test_who_asked_is_what_the_token_and_the_headers_say(
     allocator: Allocator, store: FakeStore, tmp_path: object
 ) -> None:
     """Bounded, without control characters, in ASCII; X-Client goes before User-Agent."""
-    app = make_app(allocator, Limits(), keeping=Keeping(journal=True))
+    app = make_app(allocator, Limits(), retention=RetentionPolicy(journal=True))
     ask(app, None, USER_AGENT="python-requests/2.31")
     ask(app, None, USER_AGENT="python-requests/2.31", X_CLIENT="ingest", X_REQUEST_ID="r-1")
     ask(app, None, X_CLIENT="J\xc3\xbcrgen\x00\x1b[31m" + "x" * 500)

@@ -10,7 +10,9 @@ from web import Response
 
 from uniqueid import errors
 from uniqueid.monitoring.metrics import Metrics
-from uniqueid.web.app import KEY, NEVER_CACHED, NONCE, make_app
+from uniqueid.web.app import make_app
+from uniqueid.web.caching import NEVER_CACHED, NONCE
+from uniqueid.web.getid import KEY
 from uniqueid.web.parameters import Limits
 from uniqueid_client import protocol
 

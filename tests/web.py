@@ -9,7 +9,7 @@ from typing import Any
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
-from uniqueid.web.app import NEVER_CACHED
+from uniqueid.web.caching import NEVER_CACHED
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bottle import Bottle
@@ -23,8 +24,9 @@ from uniqueid.monitoring.incidents import Incidents
 from uniqueid.monitoring.metrics import Metrics, State
 from uniqueid.runtime.cpu_affinity import Placement
 from uniqueid.web import openapi
-from uniqueid.web.app import Keeping, make_app
+from uniqueid.web.app import make_app
 from uniqueid.web.auth import Tokens
+from uniqueid.web.getid import RetentionPolicy
 from uniqueid.web.parameters import Limits
 from uniqueid.web.status import Status
 
@@ -79,12 +81,18 @@ def make_store(
     )
 
 
-def build(configuration: Configuration | None = None, *, threads: int = 48) -> Service:
+def build(
+    configuration: Configuration | None = None,
+    *,
+    threads: int = 48,
+    send_interim: Callable[[bytes], object] | None = None,
+) -> Service:
     """Everything but the server, checked: the database answers and has the right schema.
 
     The connection made for that is closed again, since the caller may fork.
 
     :param threads: how many the server has for requests.
+    :param send_interim: sends an interim response, where the server does not.
     :raises ConfigError: for a setting that cannot be used.
     :raises DatabaseUnavailable: when the database was not reached in `connect_attempts`.
     :raises SchemaError: when the schema needs ``dbsync``, or a newer release.
@@ -171,7 +179,10 @@ def build(configuration: Configuration | None = None, *, threads: int = 48) -> S
             status_page=status is not None,
         ),
         access_log=logs.AccessLog(settings.access_log) if settings.access_log else None,
-        keeping=Keeping(settings.idempotency_ttl, settings.journal == "on", settings.journal_ttl),
+        retention=RetentionPolicy(
+            settings.idempotency_ttl, settings.journal == "on", settings.journal_ttl
+        ),
+        send_interim=send_interim,
     )
     log.info(
         logs.Event(

@@ -42,7 +42,8 @@ def _threads() -> int:
 def _build() -> service.Service:
     try:
         _refuse_more_processes()
-        return service.build(threads=_threads())
+        send = None if uwsgi is None else uwsgi.send
+        return service.build(threads=_threads(), send_interim=send)
     except UniqueIDError as error:
         logs.set_up("info")
         log.critical("%s", error)
@@ -63,6 +64,5 @@ application = _service.app
 if uwsgi is None:
     atexit.register(_service.allocator.close, 30)
 else:
-    application.send_interim = uwsgi.send
     uwsgi.post_fork_hook = _start
     uwsgi.atexit = _service.allocator.close

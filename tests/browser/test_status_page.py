@@ -504,19 +504,6 @@ def test_with_tokens_it_asks_for_them(tmp_path: Path, browser: Open) -> None:
         assert "token" not in page.current_url
 
 
-def test_the_api_can_be_read(service: Service, browser: Open) -> None:
-    """Swagger UI draws the description, from here alone, and offers no way to take IDs."""
-    page = browser()
-    page.get(f"{service.url}/docs")
-    shown(page, "#api", "/getid")
-    shown(page, "#api", "Pacifica UniqueID")
-    page.find_element(By.CSS_SELECTOR, "#operations-default-takeIds button").click()
-    shown(page, "#api", "How many IDs")
-    assert "Try it out" not in text(page, "#api")
-    assert complaints(page) == []
-    assert hosts(page) == {service.url}
-
-
 def test_the_readme_shows_the_page() -> None:
     """In a picture that is one, and small; screenshot.py beside this file takes it anew."""
     picture = servers.CHECKOUT / "docs" / "status.png"

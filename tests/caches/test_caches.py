@@ -211,7 +211,7 @@ def test_no_cache_makes_a_duplicate_that_nobody_notices(
 
 def test_the_answers_on_the_wire_carry_the_headers(service: servers.Service) -> None:
     """uWSGI adds nothing that weakens them, and takes nothing away."""
-    from uniqueid.web.app import NEVER_CACHED
+    from uniqueid.web.caching import NEVER_CACHED
 
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     mode = "on the wire"

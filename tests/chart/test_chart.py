@@ -17,7 +17,7 @@ import yaml
 from servers import CHECKOUT
 
 from uniqueid import __version__, config
-from uniqueid.web import app
+from uniqueid.web import caching
 
 HERE = Path(__file__).resolve().parent
 CASES = cases.matrix()
@@ -474,7 +474,7 @@ def test_the_hook_has_its_configuration_before_it_runs() -> None:
 
 # -- never cached, never repeated ----------------------------------------------------------------
 
-HEADERS = dict(app.NEVER_CACHED)
+HEADERS = dict(caching.NEVER_CACHED)
 
 
 def test_a_route_sets_the_service_s_headers_again() -> None:

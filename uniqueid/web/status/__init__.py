@@ -65,7 +65,7 @@ def prefers_html(accept: str) -> bool:
                 except ValueError:
                     value = 0.0
         quality[kind] = value
-    html = quality.get("text/html", 0.0)
+    html = quality.get("text/html", quality.get("text/*", 0.0))
     for kind in ("application/json", "application/*", "*/*"):
         if kind in quality:
             return html > quality[kind]
