@@ -204,6 +204,14 @@ NETWORK_ONLY: dict[str, Values] = {
 
 FENCE: Values = {"fence": {"enabled": True}}
 FENCES: Values = {"fence": {"enabled": True}, "replicas": 3}
+MAINTENANCE: Values = {"maintenance": {"enabled": True}}
+STOPPED: dict[str, Values] = {
+    "": FEATURES["network policy"],
+    ", fence": merge(FENCE, FEATURES["settings"]),
+    ", hook": merge(POSTGRESQL, NETWORK_ONLY["hook"]),
+    ", autoscaling": merge(MYSQL, NETWORK_ONLY["autoscaling"], FEATURES["tokens"]),
+    ", fences": merge(MYSQL, FENCES, FEATURES["extras"]),
+}
 
 
 def everything(database: Values) -> Values:
@@ -225,6 +233,7 @@ def matrix() -> dict[str, Values]:
         cases[f"{database}, fences"] = merge(values, FENCES)
     cases["mysql, fence"] = merge(MYSQL, FENCE)
     cases["own claim of the fence"] = {"fence": {"enabled": True, "existingClaim": "mine"}}
+    cases |= {f"maintenance{name}": merge(values, MAINTENANCE) for name, values in STOPPED.items()}
     cases["everything"] = everything({})
     cases["everything, mysql"] = everything(MYSQL)
     cases["everything, pg"] = everything(POSTGRESQL)

@@ -235,6 +235,8 @@ class Cluster:
         self.events: list[tuple[int, str, str, str, Object]] = []
         self.history: list[str] = []
         """What was made, changed and deleted, in order, as `create Job uniqueid-dbsync`."""
+        self.failing: set[str] = set()
+        """Names of Jobs that fail."""
         self.stuck: list[str] = []
         """Pods that named what did not exist."""
         self._applied: dict[tuple[Any, ...], Object] = {}
@@ -418,10 +420,10 @@ class Cluster:
             )
         elif kind == "Job":
             if self._can_run(key[2], f"Job {key[3]}", found["spec"]["template"]["spec"]):
-                done = [
-                    {"type": kind, "status": "True"} for kind in ("SuccessCriteriaMet", "Complete")
-                ]
-                self._settle(key, {"succeeded": 1, "conditions": done})
+                ends = ("FailureTarget", "Failed") if key[3] in self.failing else ()
+                ends = ends or ("SuccessCriteriaMet", "Complete")
+                done = [{"type": kind, "status": "True"} for kind in ends]
+                self._settle(key, {"conditions": done})
         elif kind == "Deployment":
             self._roll(key, found)
         elif kind == "StatefulSet":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,33 @@ def test_every_manifest_is_valid(name: str) -> None:
     helm.check(manifests)
     names = [(m["kind"], m["metadata"]["name"]) for m in manifests]
     assert len(names) == len(set(names)), "two objects of one name"
+
+
+@pytest.fixture(scope="session")
+def bare_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chart without a default value."""
+    copy = tmp_path_factory.mktemp("bare") / "uniqueid"
+    shutil.copytree(helm.CHART, copy)
+    (copy / "values.yaml").write_text("")
+    return copy
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_value_has_to_be_there(name: str, bare_chart: Path) -> None:
+    """Values that a chart gains are absent after `helm upgrade --reuse-values`, and the manifests
+    are valid without each of them."""
+    values = CASES[name]
+    if values.get("ingress", {}).get("enabled"):
+        hosts = [{"paths": [{"path": "/", "pathType": "Prefix"}]}]
+        values = helm.merge(values, {"ingress": {"hosts": hosts}})
+    answer = helm.run(4, "template", "uniqueid", str(bare_chart), "-n", "science", values=values)
+    assert answer.returncode == 0, answer.stderr
+    manifests = helm.parse(answer.stdout)
+    helm.check(manifests)
+    for manifest in manifests:
+        if manifest["kind"] == "PersistentVolumeClaim":
+            kept = manifest["metadata"].get("annotations", {}).get("helm.sh/resource-policy")
+            assert kept == ("keep" if values.get("persistence", {}).get("keep", True) else None)
 
 
 def test_every_custom_resource_is_valid() -> None:
@@ -431,6 +459,49 @@ def test_an_autoscaler_decides_the_replicas(network: cases.Values) -> None:
     assert target["name"] == "uniqueid"
 
 
+def test_an_autoscaler_adds_and_removes_one_pod_at_a_time(network: cases.Values) -> None:
+    """And it aims at a part of a CPU that a pod needs under load, not when it is idle."""
+    manifests = helm.render(helm.merge(network, {"autoscaling": {"enabled": True}}))
+    behavior = helm.one(manifests, "HorizontalPodAutoscaler")["spec"]["behavior"]
+    assert set(behavior) == {"scaleUp", "scaleDown"}
+    for rules in behavior.values():
+        assert [policy["value"] for policy in rules["policies"]] == [1]
+    (container,) = helm.service_pod(manifests)["containers"]
+    assert container["resources"]["requests"]["cpu"] == "500m"
+
+
+# -- maintenance ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "maintenance" in name])
+def test_maintenance_has_what_the_service_has(name: str) -> None:
+    """No pod of the service and no hook; one pod with its image, settings and volumes, which the
+    Service does not select."""
+    values = CASES[name]
+    manifests = helm.render(values)
+    assert "Job" not in {manifest["kind"] for manifest in manifests}
+    several = values.get("replicas", 1) > 1
+    workload = helm.one(manifests, "StatefulSet" if several else "Deployment")["spec"]
+    assert workload["replicas"] == 0
+    template = helm.one(manifests, "Deployment", "uniqueid-maintenance")["spec"]["template"]
+    service = helm.one(manifests, "Service")["spec"]
+    assert not selected(service["selector"], template["metadata"]["labels"])
+    pod, original = template["spec"], workload["template"]["spec"]
+    (container,), expected = pod["containers"], original["containers"][0]
+    for key in ("image", "securityContext"):
+        assert container[key] == expected[key]
+    for mine, key in ((container, "env"), (container, "volumeMounts"), (pod, "volumes")):
+        theirs = expected[key] if mine is container else original[key]
+        # Of several fences each is one pod's own.
+        own = [item for item in theirs if not several or "fence" not in str(item).lower()]
+        assert mine[key] == own
+    assert pod["securityContext"] == original["securityContext"]
+    if values.get("networkPolicy", {}).get("enabled"):
+        policy = helm.one(manifests, "NetworkPolicy", "uniqueid-maintenance")["spec"]
+        assert policy["egress"] == helm.one(manifests, "NetworkPolicy")["spec"]["egress"]
+        assert selected(policy["podSelector"]["matchLabels"], template["metadata"]["labels"])
+
+
 # -- dbsync --------------------------------------------------------------------------------------
 
 
@@ -464,7 +535,7 @@ def test_the_hook_has_its_configuration_before_it_runs() -> None:
     ]
     for kind, name in needed:
         annotations = helm.one(manifests, kind, name)["metadata"]["annotations"]
-        assert annotations["helm.sh/hook"] == "pre-install,pre-upgrade"
+        assert annotations["helm.sh/hook"] == "pre-install,pre-upgrade,post-delete"
         assert int(annotations["helm.sh/hook-weight"]) < weight
     # The release's service account does not exist yet.
     assert "serviceAccountName" not in pod
@@ -804,16 +875,18 @@ def test_probes_ask_by_http_and_take_no_id() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_service_selects_its_own_pods_only(name: str) -> None:
-    """Neither the test's pod nor dbsync's is sent a request."""
+    """Neither the test's pod nor dbsync's nor maintenance's is sent a request."""
     manifests = helm.render(CASES[name])
     (service,) = [m for m in manifests if m["kind"] == "Service"]
     selector = service["spec"]["selector"]
     for manifest in manifests:
-        if manifest["kind"] in ("Deployment", "StatefulSet"):
+        own = manifest["metadata"]["name"]
+        if manifest["kind"] == "Job" or own.endswith("-maintenance"):
+            template = manifest["spec"].get("template", {"metadata": {"labels": {}}})
+            assert not selected(selector, template["metadata"]["labels"])
+        elif manifest["kind"] in ("Deployment", "StatefulSet"):
             assert selected(selector, manifest["spec"]["template"]["metadata"]["labels"])
             assert manifest["spec"]["selector"]["matchLabels"] == selector
-        elif manifest["kind"] == "Job":
-            assert not selected(selector, manifest["spec"]["template"]["metadata"]["labels"])
         elif manifest["kind"] == "Pod":
             assert not selected(selector, manifest["metadata"]["labels"])
 
@@ -913,8 +986,17 @@ def test_the_alerts_are_the_shipped_ones_with_the_site_s_labels(tmp_path: Path) 
     expected = [
         {**rule, "labels": {**rule["labels"], "team": "science"}} for rule in shipped["rules"]
     ]
+    docs = "https://github.com/pacifica/pacifica-uniqueid/blob/master/docs"
     (group,) = spec["groups"]
     assert group["rules"] == [*expected, {"record": "uniqueid:up", "expr": "up"}]
+    assert all(docs in rule["annotations"]["runbook_url"] for rule in shipped["rules"])
+    own = {"metrics": {"prometheusRule": {"runbookBaseURL": "https://wiki.example.com/ids/"}}}
+    rules = helm.one(helm.render(helm.merge(cases.FEATURES["metrics"], own)), "PrometheusRule")
+    for mine, rule in zip(rules["spec"]["groups"][0]["rules"], shipped["rules"], strict=False):
+        url = mine["annotations"]["runbook_url"]
+        assert url == rule["annotations"]["runbook_url"].replace(
+            docs, "https://wiki.example.com/ids"
+        )
     file = tmp_path / "rules.yaml"
     file.write_text(yaml.safe_dump(spec))
     subprocess.run(["promtool", "check", "rules", str(file)], check=True, capture_output=True)

@@ -228,6 +228,84 @@ def test_the_hook_runs_before_the_release_with_what_it_needs(user: User) -> None
         assert not [name for _kind, name in left(user.cluster) if name.endswith("-dbsync")]
 
 
+def test_an_upgrade_that_reuses_the_values_of_an_older_chart(user: User, tmp_path: Path) -> None:
+    """Its values lack what the chart has gained; `--reset-then-reuse-values` has it."""
+    copy = tmp_path / "uniqueid"
+    subprocess.run(["cp", "-r", helm.CHART, copy], check=True)
+    values = yaml.safe_load((copy / "values.yaml").read_text())
+    for name in ("maintenance", "metrics", "fence", "httpRoute", "tokens", "networkPolicy"):
+        del values[name]
+    del values["dbsync"]["ttlSecondsAfterFinished"]
+    (copy / "values.yaml").write_text(yaml.safe_dump(values))
+    user.secret("counters", password="x")
+    user.install(values=cases.MYSQL, chart=copy)
+    for option in ("--reuse-values", "--reset-then-reuse-values"):
+        user.helm("upgrade", "uniqueid", str(CHART), option, "--set", "replicas=2")
+        deployment = user.cluster.get("Deployment", "uniqueid")
+        assert deployment is not None
+        assert deployment["spec"]["replicas"] == 2
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        assert "db.science" in str(container["env"])
+
+
+def test_an_autoscaler_starts_from_the_pods_that_there_are(user: User) -> None:
+    """Turning it on, and each upgrade after that, leaves their number; from none it starts at
+    `minReplicas`."""
+    user.secret("counters", password="x")
+
+    def replicas() -> int:
+        deployment = user.cluster.get("Deployment", "uniqueid")
+        assert deployment is not None
+        return int(deployment["spec"]["replicas"])
+
+    user.install(values=helm.merge(cases.MYSQL, {"replicas": 3}))
+    automatic = helm.merge(cases.MYSQL, cases.NETWORK_ONLY["autoscaling"])
+    user.install("upgrade", automatic)
+    assert replicas() == 3
+    for live, expected in ((4, 4), (0, 2)):
+        answer = user.run("kubectl", "scale", "deployment/uniqueid", f"--replicas={live}")
+        assert answer.returncode == 0, answer.stderr
+        user.install("upgrade", automatic)
+        assert replicas() == expected
+    user.install("upgrade", helm.merge(automatic, cases.MAINTENANCE))
+    assert replicas() == 0
+    user.install("upgrade", automatic)
+    assert replicas() == 2
+
+
+def test_maintenance_ends_the_pods_and_starts_them_again(user: User) -> None:
+    """With the claim of the release, and on to another database while no pod serves."""
+    user.secret("counters", password="x")
+    user.install()
+    for values, replicas in (
+        (cases.MAINTENANCE, 0),
+        (helm.merge(cases.MAINTENANCE, cases.MYSQL), 0),
+        (cases.MYSQL, 1),
+    ):
+        user.install("upgrade", values)
+        deployment = user.cluster.get("Deployment", "uniqueid")
+        assert deployment is not None
+        assert deployment["spec"]["replicas"] == replicas
+        stopped = user.cluster.get("Deployment", "uniqueid-maintenance")
+        assert (stopped is None) == (replicas == 1)
+        assert user.cluster.get("PersistentVolumeClaim", "uniqueid-data") is not None
+
+
+def test_a_hook_that_fails_leaves_its_job_for_an_hour(user: User) -> None:
+    """For its log; Kubernetes deletes it. The Secret goes with the uninstall at the latest."""
+    values = helm.merge(cases.POSTGRESQL, cases.NETWORK_ONLY["hook"])
+    user.cluster.failing.add("uniqueid-dbsync")
+    file = user.home / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    answer = user.run("helm", "install", "uniqueid", str(CHART), "-f", str(file))
+    assert answer.returncode != 0
+    user.helm("uninstall", "uniqueid", "--wait")
+    assert left(user.cluster) == {("Job", "uniqueid-dbsync")}
+    job = user.cluster.get("Job", "uniqueid-dbsync")
+    assert job is not None
+    assert job["spec"]["ttlSecondsAfterFinished"] == 3600
+
+
 def test_a_changed_secret_restarts_the_pods_with_the_next_upgrade(user: User) -> None:
     """The pods read the password when they start; a Secret that did not change restarts nothing."""
     user.secret("counters", url="mysql://a:old@db/x")

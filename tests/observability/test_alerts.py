@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from servers import CHECKOUT
 
 RULES = CHECKOUT / "charts" / "uniqueid" / "alerts.yaml"
@@ -101,3 +103,13 @@ def test_a_service_that_is_well_raises_no_alert(tmp_path: Path) -> None:
 def test_each_alert_fires_for_what_it_is_about(tmp_path: Path, name: str) -> None:
     """And no other does."""
     assert fires(tmp_path, {**WELL, **CASES[name]}) == {name}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_alert_leads_to_a_section(name: str) -> None:
+    """`runbook_url` is a heading of a page in docs/."""
+    rules = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
+    (url,) = [rule["annotations"]["runbook_url"] for rule in rules if rule.get("alert") == name]
+    page, _, anchor = url.rpartition("/docs/")[2].partition("#")
+    headings = re.findall(r"^#+ (.*)$", (CHECKOUT / "docs" / page).read_text(), re.MULTILINE)
+    assert anchor in {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings}

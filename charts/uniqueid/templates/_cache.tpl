@@ -18,20 +18,25 @@ X-Accel-Buffering: "no"
 {{ .Release.Namespace }}-{{ include "uniqueid.fullname" . }}-no-store@kubernetescrd
 {{- end -}}
 
+{{- define "uniqueid.ingressController" -}}
+{{- (.Values.ingress).controller | default "none" -}}
+{{- end -}}
+
 {{/*
 Whether the settings of a controller are set: it is the one that ingress.controller names, or none
 is named. Other controllers pass over annotations that are not theirs. A dict of root and name.
 */}}
 {{- define "uniqueid.controller" -}}
-{{- if has .root.Values.ingress.controller (list .name "none") -}}
+{{- if has (include "uniqueid.ingressController" .root) (list .name "none") -}}
 true
 {{- end -}}
 {{- end -}}
 
 {{/* Whether Traefik's objects are made: they need its CRDs */}}
 {{- define "uniqueid.traefik" -}}
-{{- if .Values.ingress.enabled -}}
-{{- if or (eq .Values.ingress.controller "traefik") (and (eq .Values.ingress.controller "none") (.Capabilities.APIVersions.Has "traefik.io/v1alpha1/Middleware")) -}}
+{{- if (.Values.ingress).enabled -}}
+{{- $controller := include "uniqueid.ingressController" . -}}
+{{- if or (eq $controller "traefik") (and (eq $controller "none") (.Capabilities.APIVersions.Has "traefik.io/v1alpha1/Middleware")) -}}
 true
 {{- end -}}
 {{- end -}}
@@ -75,7 +80,7 @@ traefik.ingress.kubernetes.io/service.serverstransport: {{ .Release.Namespace }}
 {{- if include "uniqueid.controller" (dict "root" . "name" "haproxy") }}
 haproxy.org/backend-config-snippet: retry-on conn-failure
 {{- end }}
-{{- if or .Values.httpRoute.enabled (eq .Values.ingress.controller "none") }}
+{{- if or (.Values.httpRoute).enabled (eq (include "uniqueid.ingressController" .) "none") }}
 konghq.com/retries: "0"
 {{- end }}
 {{- end -}}

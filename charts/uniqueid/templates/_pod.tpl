@@ -1,8 +1,44 @@
+{{/* What all pods of the chart have in common */}}
+{{- define "uniqueid.podCommon" -}}
+automountServiceAccountToken: false
+# A Service called uniqueid would set UNIQUEID_PORT and more.
+enableServiceLinks: false
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.podSecurityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with .Values.schedulerName }}
+schedulerName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "uniqueid.gracePeriod" -}}
+{{- int (.Values.terminationGracePeriodSeconds | default 75) -}}
+{{- end -}}
+
 {{/* The pods of the service: the template of the Deployment, or of the StatefulSet */}}
 {{- define "uniqueid.pod" -}}
 {{- $fullname := include "uniqueid.fullname" . -}}
 {{- $context := dict "root" . "name" $fullname -}}
-{{- $fenced := dict "root" . "name" $fullname "fence" .Values.fence.enabled -}}
+{{- $fenced := dict "root" . "name" $fullname "fence" (.Values.fence).enabled -}}
 {{- $sqlite := eq (include "uniqueid.databaseMode" .) "sqlite" -}}
 metadata:
   labels:
@@ -20,7 +56,7 @@ metadata:
   {{- with include "uniqueid.secretData" . }}
   {{- $_ := set $checksums "checksum/secret" (sha256sum .) }}
   {{- end }}
-  {{- with .Values.database.existingSecret }}
+  {{- with (.Values.database).existingSecret }}
   {{- /* Its version and not its content, which a hash of a weak password would tell. */ -}}
   {{- with lookup "v1" "Secret" $.Release.Namespace . }}
   {{- $_ := set $checksums "checksum/existing-secret" (sha256sum (printf "%s %s" .metadata.uid .metadata.resourceVersion)) }}
@@ -30,7 +66,7 @@ metadata:
 spec:
   {{- include "uniqueid.podCommon" . | nindent 2 }}
   serviceAccountName: {{ include "uniqueid.serviceAccountName" . }}
-  terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
+  terminationGracePeriodSeconds: {{ include "uniqueid.gracePeriod" . }}
   {{- with .Values.affinity }}
   affinity:
     {{- toYaml . | nindent 4 }}
@@ -49,17 +85,16 @@ spec:
     - {{- toYaml $constraint | nindent 6 }}
     {{- end }}
   {{- end }}
-  {{- if or .Values.extraInitContainers (eq .Values.dbsync.mode "initContainer") }}
+  {{- if or .Values.extraInitContainers (eq (include "uniqueid.dbsyncMode" .) "initContainer") }}
   initContainers:
     {{- with .Values.extraInitContainers }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-    {{- if eq .Values.dbsync.mode "initContainer" }}
+    {{- if eq (include "uniqueid.dbsyncMode" .) "initContainer" }}
     - name: dbsync
       {{- include "uniqueid.containerCommon" $context | nindent 6 }}
       args: {{ include "uniqueid.dbsyncArgs" . }}
-      resources:
-        {{- toYaml .Values.jobResources | nindent 8 }}
+      {{- include "uniqueid.resources" .Values.jobResources | nindent 6 }}
     {{- end }}
   {{- end }}
   containers:
@@ -73,25 +108,30 @@ spec:
         httpGet:
           path: /livez
           port: http
-        {{- toYaml .Values.probes.startup | nindent 8 }}
+        {{- with (.Values.probes).startup }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
       readinessProbe:
         httpGet:
           path: /readyz
           port: http
-        {{- toYaml .Values.probes.readiness | nindent 8 }}
+        {{- with (.Values.probes).readiness }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
       livenessProbe:
         httpGet:
           path: /livez
           port: http
-        {{- toYaml .Values.probes.liveness | nindent 8 }}
+        {{- with (.Values.probes).liveness }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
       {{- if and (not $sqlite) .Values.preStopSeconds }}
       lifecycle:
         preStop:
           exec:
             command: [sleep, {{ .Values.preStopSeconds | quote }}]
       {{- end }}
-      resources:
-        {{- toYaml .Values.resources | nindent 8 }}
+      {{- include "uniqueid.resources" .Values.resources | nindent 6 }}
     {{- with .Values.extraContainers }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
