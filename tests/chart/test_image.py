@@ -13,12 +13,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import cases
 import containers
 import helm
 import pytest
@@ -283,7 +285,8 @@ def test_an_old_switch_creates_nothing(image: dict[str, Any], data: Path) -> Non
 def test_the_documented_backup_is_a_database(image: dict[str, Any], data: Path) -> None:
     """The command of docs/kubernetes.md copies the counters while the service runs."""
     text = (CHECKOUT / "docs/kubernetes.md").read_text()
-    (program,) = re.findall(r"-- python3 -c '\n(.*?)'\n", text, re.DOTALL)
+    program = re.findall(r"-- python3 -c '\n(.*?)'", text, re.DOTALL)[-1]
+    assert "VACUUM" in program
     with container(data=data) as box:
         box.sync()
         box.start()
@@ -507,6 +510,67 @@ def test_what_the_chart_renders_runs(
         box.remove()
 
 
+def test_the_documented_maintenance_restores_and_moves_counters(
+    image: dict[str, Any], data: Path, mariadb: servers.MariaDB
+) -> None:
+    """The pod of maintenance runs the page's commands, on SQLite and then on another database, and
+    ends at once when it is told to."""
+    text = (CHECKOUT / "docs/kubernetes.md").read_text()
+    (restore,) = re.findall(r"-maintenance -- sh -c '\n(.*?)'", text, re.DOTALL)
+    (move,) = re.findall(r"-maintenance -- python3 -c '\n(.*?)'", text, re.DOTALL)
+    manifests = helm.render(cases.MAINTENANCE)
+    pod = helm.one(manifests, "Deployment", "uniqueid-maintenance")["spec"]["template"]["spec"]
+    (spec,) = pod["containers"]
+    backup = data.parent / "backup.sqlite3"
+    with container(data=data) as box:
+        box.sync()
+        box.start()
+        assert box.allocate("file", 7) == (1, 7)
+        box.exec("python3", "-c", re.findall(r"-- python3 -c '\n(.*?)'", text, re.DOTALL)[-1])
+        shutil.copy(data / "backup.sqlite3", backup)
+        assert box.allocate("file", 93) == (8, 100)
+        box.remove()
+
+    def feed(box: containers.Container, command: list[str], file: Path) -> None:
+        with file.open("rb") as stream:
+            line = [*PODMAN, "exec", "-i", box.name, *command]
+            subprocess.run(line, stdin=stream, check=True, capture_output=True)
+
+    counters = data.parent / "counters.json"
+    options = [f"--entrypoint={spec['command'][0]}"]
+    waiting = spec["command"][1:]
+    with container(*waiting, data=data, options=options) as box:
+        box.launch()
+        feed(box, ["sh", "-c", restore], backup)
+        box.exec("pacifica-uniqueid-cmd", "dbsync", "--no-create")
+        assert "8" in box.exec("pacifica-uniqueid-cmd", "show")
+        box.exec("pacifica-uniqueid-cmd", "advance", "--mode", "file", "--to", "101")
+        counters.write_text(box.exec("pacifica-uniqueid-cmd", "show", "--json"))
+        started = time.monotonic()
+        containers.podman("stop", "--time=60", box.name)
+        assert time.monotonic() - started < 20
+    url = mariadb.url(mariadb.new_database())
+    environment = {"UNIQUEID_DATABASE_URL": url}
+    with container(*waiting, data=data, environment=environment, options=options) as box:
+        box.launch()
+        box.exec("pacifica-uniqueid-cmd", "dbsync")
+        feed(box, ["python3", "-c", move], counters)
+    with container(data=data, environment=environment) as box:
+        box.start()
+        assert box.allocate("file", 1) == (101, 101)
+
+
+def test_make_image_has_the_name_that_the_chart_asks_for() -> None:
+    """The first two lines of the chart's page work one after the other, with podman as well."""
+    environment = {**os.environ, "CONTAINER_TOOL": "echo"}
+    environment.pop("IMAGE", None)
+    printed = subprocess.check_output(
+        ["make", "-s", "image"], cwd=CHECKOUT, env=environment, text=True
+    ).split()
+    (asked,) = {spec["image"] for spec in helm.containers(helm.service_pod(helm.render()))}
+    assert printed[printed.index("-t") + 1] == asked
+
+
 def test_the_image_has_what_pre_stop_needs(image: dict[str, Any]) -> None:
     """The preStop command of the chart is in the image."""
     values = {"database": {"existingSecret": "x"}}
@@ -527,7 +591,7 @@ def kubectl_exec_lines() -> set[str]:
     lines = set()
     for page in pages:
         for line in page.read_text().splitlines():
-            found = re.search(r"kubectl .*exec .*-c uniqueid -- ([^>`]+)", line)
+            found = re.search(r"kubectl .*exec .*-c uniqueid -- ([^>`;]+)", line)
             if found:
                 lines.add(found[1].strip())
     return lines

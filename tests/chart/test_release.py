@@ -334,13 +334,15 @@ def commands() -> Iterator[list[str]]:
     for page in PAGES:
         text = page.read_text()
         for block in re.findall(r"```(?:console|sh)\n(.*?)```", text, re.DOTALL):
-            lexer = shlex.shlex(block.replace("\\\n", " "), posix=True, punctuation_chars="|>&;\n")
+            lexer = shlex.shlex(block.replace("\\\n", " "), posix=True, punctuation_chars="|<>&;\n")
             lexer.whitespace = " \t"
             lexer.whitespace_split = True
             lexer.commenters = "#"
             words: list[str] = []
             for word in [*lexer, "\n"]:
-                if set(word) <= set("|>&;\n"):
+                if set(word) <= set("|<>&;\n"):
+                    if words[:1] in (["until"], ["do"]):
+                        words = words[1:]
                     if words[:1] in (["helm"], ["kubectl"]):
                         yield words
                     words = []
@@ -377,6 +379,10 @@ def _type_all(user: User) -> None:
             continue
         if arguments[0] == "install":
             user.helm("uninstall", "uniqueid")
+        if "deploy/uniqueid-maintenance" in arguments:
+            # The page says to stop the service first.
+            options = ("--reset-then-reuse-values", "--set", "maintenance.enabled=true")
+            user.helm("upgrade", "uniqueid", str(CHART), *options)
         if arguments[:2] == ["create", "secret"]:
             user.cluster.objects.pop(("", "secrets", "science", arguments[3]), None)
         answer = user.run(program, *arguments)
