@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 
@@ -12,7 +13,7 @@ from fakes import FakeAllocator
 from web import call
 
 from uniqueid.errors import Overloaded
-from uniqueid.logs import JSON, AccessLog, Event, KeyValue
+from uniqueid.logs import JSON, AccessLog, Event, KeyValue, LineHandler
 from uniqueid.web.app import make_app
 from uniqueid.web.parameters import Limits
 
@@ -82,6 +83,31 @@ def test_a_request_has_its_line(caplog: pytest.LogCaptureFixture) -> None:
     assert re.fullmatch("[0-9a-f]{32}", full["id"])
     assert (bad["status"], bad["type"]) == (400, "bad-range")
     assert "secret" not in caplog.text
+
+
+def test_lines_that_a_pipe_does_not_take_are_dropped_and_counted() -> None:
+    """No thread waits; a line that was cut off does not run into the next one."""
+    reader, writer = os.pipe()
+    try:
+        os.set_blocking(writer, False)
+        handler = LineHandler(writer)
+        lines = [f"{number:05}" + "x" * 5000 for number in range(100)]
+        for line in lines:
+            handler.handle(record(line))
+        assert 80 < handler.dropped < 100
+        first = os.read(reader, 1 << 20).decode().splitlines()
+        before = handler.dropped
+        handler.handle(record("the reader is back"))
+        assert handler.dropped == before
+        second = os.read(reader, 1 << 20).decode().splitlines()
+    finally:
+        os.close(reader)
+        handler.handle(record("nobody reads"))
+        os.close(writer)
+    assert handler.dropped == before + 1
+    assert first[: 100 - before] == lines[: 100 - before]
+    assert second[-1] == "the reader is back"
+    assert second[:-1] in ([], [""])
 
 
 _TRACE = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7"

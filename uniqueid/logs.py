@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import re
 import secrets
-import sys
+import stat
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -78,11 +79,70 @@ def _value(value: object) -> str:
     return text if _BARE.fullmatch(text) else json.dumps(text)
 
 
+class LineHandler(logging.Handler):
+    """Writes each line to a descriptor by one write(2), and drops what that does not take.
+
+    After `never_block`, no thread waits for the reader of the log. The base class' lock guards the
+    attributes.
+    """
+
+    def __init__(self, descriptor: int = 2) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._cut = False
+        self.dropped = 0
+        """Lines that were not written, or not as a whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        try:
+            line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+        except Exception:
+            self.handleError(record)
+            return
+        if self._cut:
+            line = b"\n" + line
+        try:
+            self._cut = os.write(self._descriptor, line) < len(line)
+        except OSError:
+            self.dropped += 1
+        else:
+            self.dropped += self._cut
+
+
+def dropped() -> int:
+    """How many lines of this process were dropped."""
+    handlers = logging.getLogger().handlers
+    return sum(handler.dropped for handler in handlers if isinstance(handler, LineHandler))
+
+
+def never_block() -> None:
+    """Make writes to standard output and error fail where they would wait for a reader.
+
+    A log driver that hangs would stop every thread that has a line to write, the server's own
+    among them. A regular file does not wait for a reader.
+    """
+    for descriptor in (1, 2):
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode):
+            continue
+        try:
+            # Opened again: other processes that share the descriptor go on waiting for its reader.
+            own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError:
+            # A socket, another user's pipe, or no /proc. A terminal is the shell's as well.
+            if stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode):
+                os.set_blocking(descriptor, False)
+        else:
+            os.dup2(own, descriptor)
+            os.close(own)
+
+
 def set_up(level: str, format: str = "keyvalue") -> None:
     """Lines to standard error, unless somebody has set up logging already."""
     root = logging.getLogger()
     if not root.handlers:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = LineHandler()
         handler.setFormatter(FORMATS[format]())
         root.addHandler(handler)
         root.setLevel(level.upper())

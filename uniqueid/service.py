@@ -152,6 +152,7 @@ def build(
         checks={name: check() is None for name, check in at_once.items()},
         counters=monitor.last_result().counters,
         max_modes=settings.max_modes,
+        dropped_log_lines=logs.dropped(),
         durability_problems=len(durability.problems),
     )
     status = None

@@ -40,6 +40,7 @@ def _threads() -> int:
 
 
 def _build() -> service.Service:
+    logs.never_block()
     try:
         _refuse_more_processes()
         send = None if uwsgi is None else uwsgi.send

@@ -211,6 +211,38 @@ def test_sighup_answers_what_was_accepted_and_serves_on(service: Service) -> Non
     assert service.process.poll() is None
 
 
+@pytest.mark.parametrize("log_format", ["keyvalue", "json"])
+@pytest.mark.parametrize("log_level", ["debug", "error"])
+def test_a_log_that_nobody_reads_stops_nothing(url: str, log_level: str, log_format: str) -> None:
+    """Requests, reload and end, with a pipe that is full."""
+    service = Service(url, access_log="1", log_level=log_level, log_format=log_format)
+    os.mkfifo(service.log)
+    reader = os.open(service.log, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with servers.running(service):
+            # What uWSGI writes for itself fills it at each level.
+            writer = os.open(service.log, os.O_WRONLY | os.O_NONBLOCK)
+            try:
+                while True:
+                    os.write(writer, b"x" * 4096)
+            except BlockingIOError:
+                os.close(writer)
+            with ThreadPoolExecutor(16) as pool:
+                answers = list(pool.map(lambda _: service.allocate("file", 1), range(400)))
+            assert len(set(answers)) == 400
+            assert service.get("/livez")[0] == 200
+            dropped = service.metric("uniqueid_log_lines_dropped_total")
+            assert (dropped > 400) is (log_level == "debug")
+            started = service.get("/status.json")[1]["started"]
+            service.signal(signal.SIGHUP)
+            wait_until(lambda: service.get("/status.json")[1]["started"] > started, "the reload")
+            assert service.allocate("file", 1) == (401, 401)
+            service.signal(signal.SIGTERM)
+            assert service.wait() == 0
+    finally:
+        os.close(reader)
+
+
 def raw(service: Service, request: bytes) -> bytes:
     """Bytes to the socket, and what comes back until it is closed."""
     answer = b""

@@ -100,6 +100,7 @@ class State:
     counters: Mapping[str, int] = field(default_factory=dict)
     """Each mode of the database and its next ID."""
     max_modes: int = 0
+    dropped_log_lines: int = 0
     durability_problems: int = 0
     """Variables of the database server with which it can lose a committed transaction."""
 
@@ -344,6 +345,11 @@ class _Reading(Collector):
         )
         yield GaugeMetricFamily(
             "uniqueid_queue_requests", "Requests that wait for a transaction.", state.waiting
+        )
+        yield CounterMetricFamily(
+            "uniqueid_log_lines_dropped",
+            "Log lines that standard error did not take at once.",
+            state.dropped_log_lines,
         )
         yield GaugeMetricFamily(
             "uniqueid_durability_problems",
