@@ -48,8 +48,8 @@ setup(
     },
     install_requires=[
         "bottle>=0.13.2",
-        # For pacifica-uniqueid, which has to work after a plain install as it always did.
-        "cherrypy>=18.9",
+        # The HTTP server of pacifica-uniqueid.
+        "cheroot>=10,<12",
         "pony>=0.7.19",
         "prometheus-client>=0.20",
         "pymysql>=1.1.1",

@@ -516,10 +516,11 @@ class BuiltIn(Service):
         if cherrypy:
             self.cherrypy_file.write_text(cherrypy)
 
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "UNIQUEID_CONFIG": str(self.config)}
+
     def command(self) -> list[str]:
-        files = ["--config", str(self.config)]
-        if self.cherrypy_file.exists():
-            files += ["--cpconfig", str(self.cherrypy_file)]
+        files = ["-c", str(self.cherrypy_file)] if self.cherrypy_file.exists() else []
         address = [] if "-a" in self.options else ["-a", "127.0.0.1"]
         command = [str(BIN / "pacifica-uniqueid"), *files, *address, "-p", str(self.port)]
         return [*command, *self.options]

@@ -81,7 +81,8 @@ def test_the_old_names_of_the_database_work(tmp_path: Path) -> None:
         ("[uniqueid]\nrequest_timeout = nan\n", "must be a number of seconds from 0.1 to 50"),
         ("[uniqueid]\non_regression = maybe\n", "must be one of advance, stop"),
         ("[database]\nurl = nonsense\n", "must start with one of sqlite://"),
-        ("max_range = 1\n", "no section headers"),
+        ("max_range = 1\n", "belongs to the section [uniqueid]"),
+        ("url = sqlite:///a\n[database]\nurl = sqlite:///b\n", "mean the same; give one"),
         ("[uniqueid]\nmax_range = 1\nmax_range = 2\n", "already exists"),
     ],
 )
@@ -93,6 +94,16 @@ def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str, message: str) -
     assert message in str(caught.value)
     assert file in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_keys_before_the_first_section_are_the_database_s(tmp_path: Path) -> None:
+    """As the legacy documentation prints them, with or without other sections behind."""
+    for more in ("", "[uniqueid]\nmax_range = 7\n[database]\nconnect_wait = 3\n"):
+        text = f"\ufeff; a comment\n\npeewee_url = sqliteext:///a%20b\nconnect_attempts = 4\n{more}"
+        settings = load(write(tmp_path / "f.cfg", text), {}).settings
+        assert (settings.url, settings.connect_attempts) == ("sqliteext:///a%20b", 4)
+        assert (settings.max_range == 7) is bool(more)
+        assert (settings.connect_wait == 3) is bool(more)
 
 
 def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
+import shlex
 import signal
 import socket
 import sqlite3
@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import network
 import pytest
 import servers
 
@@ -67,7 +68,7 @@ def built_in(tmp_path: Path, *options: str, cherrypy: str = "") -> servers.Built
 
 
 def test_it_says_what_it_does_and_serves_every_route(tmp_path: Path) -> None:
-    """The engine's lines are printed, IDs are handed out, and a doubled slash is no obstacle."""
+    """Its events are logged, IDs are allocated, and a doubled slash is accepted."""
     with servers.running(built_in(tmp_path)) as server:
         assert server.allocate("file", 3) == (1, 3)
         assert server.get("//getid?range=2&mode=file") == (200, {"startIndex": 4, "endIndex": 5})
@@ -83,13 +84,12 @@ def test_it_says_what_it_does_and_serves_every_route(tmp_path: Path) -> None:
             assert response.headers["X-Accel-Buffering"] == "no"
         # The screen keeps a line of each request, as it did for the old service.
         wait_for(server.log, '"GET /getid?range=3&mode=file HTTP/1.1" 200 32')
-        wait_for(server.log, "Bus STARTED")
         server.stop()
         assert server.wait() == 0
         log = server.log.read_text()
-    for line in ("Bus STARTING", f"Serving on http://127.0.0.1:{server.port}", "Bus STARTED"):
-        assert re.search(rf"^\[\d\d/\w+/\d{{4}}:\d\d:\d\d:\d\d\] ENGINE {line}$", log, re.MULTILINE)
-    assert "ENGINE Bus EXITED" in log
+    address = f"address=http://127.0.0.1:{server.port}"
+    for event in (f"serving {address} threads=64", f"stopping {address}", f"stopped {address}"):
+        assert f"message={event}\n" in log
     assert "Traceback" not in log
     assert log.count("pacifica-uniqueid starts") == 1
 
@@ -105,13 +105,13 @@ def test_the_sample_file_works_as_it_is(tmp_path: Path) -> None:
     with servers.running(server):
         assert server.allocate("file", 1) == (1, 1)
         wait_for(server.directory / "access.log", '"GET /getid?range=1&mode=file HTTP/1.1" 200')
-        wait_for(server.directory / "error.log", f"Serving on http://127.0.0.1:{server.port}")
+        wait_for(server.directory / "error.log", f"serving address=http://127.0.0.1:{server.port}")
         # The service's own lines are in the same log.
-        assert "UNIQUEID pacifica-uniqueid" in (server.directory / "error.log").read_text()
+        assert "pacifica-uniqueid starts" in (server.directory / "error.log").read_text()
 
 
-def test_dash_c_takes_either_file(tmp_path: Path) -> None:
-    """The old documentation gives -c the CherryPy file, the old code the service's; both work."""
+def test_the_headers_of_the_file_are_added(tmp_path: Path) -> None:
+    """By path, and none replaces a header of the service; its port counts without -p."""
     port = servers.free_port()
     server = built_in(tmp_path)
     server.cherrypy_file.write_text(
@@ -140,16 +140,18 @@ def test_the_variable_names_the_cherrypy_file(tmp_path: Path) -> None:
         f"[global]\nserver.socket_port: {server.port}\nenvironment: 'production'\n"
         "server.thread_pool: 3\nlog.error_file: 'errors'\n"
     )
-    command = [str(servers.BIN / "pacifica-uniqueid"), "-c", str(server.config)]
-    server.command = lambda: command  # type: ignore[method-assign]
+    server.command = lambda: [str(servers.BIN / "pacifica-uniqueid")]  # type: ignore[method-assign]
     server.environment = lambda: {  # type: ignore[method-assign]
         **os.environ,
         "UNIQUEID_CPCONFIG": str(server.cherrypy_file),
+        "UNIQUEID_CONFIG": str(server.config),
     }
     with servers.running(server):
         assert server.allocate("file", 1) == (1, 1)
-        wait_for(server.directory / "errors", "Bus STARTED")
-        assert server.log.read_text() == ""  # the production environment is quiet
+        wait_for(server.directory / "errors", "message=serving")
+        wait_for(server.directory / "errors", "threads=3")
+        # Nothing on the screen but what is logged before the file is read.
+        assert "message=serving" not in server.log.read_text()
 
 
 def test_tls_keys_work(tmp_path: Path) -> None:
@@ -167,7 +169,7 @@ def test_tls_keys_work(tmp_path: Path) -> None:
         f"server.ssl_private_key: {str(key)!r}\n"
     )
     server = built_in(tmp_path, "-a", "127.0.0.1", cherrypy=cherrypy)
-    server.ready = lambda: "Bus STARTED" in server.log.read_text()  # type: ignore[method-assign]
+    server.ready = lambda: "message=serving" in server.log.read_text()  # type: ignore[method-assign]
     with servers.running(server):
         trusted = ssl.create_default_context(cafile=str(certificate))
         url = f"https://127.0.0.1:{server.port}/getid?range=2&mode=file"
@@ -175,51 +177,97 @@ def test_tls_keys_work(tmp_path: Path) -> None:
             assert json.load(response) == {"startIndex": 1, "endIndex": 2}
 
 
-def test_a_second_server_of_the_file_serves_too(tmp_path: Path) -> None:
-    """CherryPy's server.NAME keys give the same service a further address."""
-    port = servers.free_port()
-    server = built_in(
-        tmp_path,
-        cherrypy=f"[global]\nserver.two.socket_port: {port}\n"
-        "server.two.socket_host: '127.0.0.1'\nserver.two.thread_pool: 2\n",
-    )
+def test_an_empty_host_is_every_address(tmp_path: Path) -> None:
+    """As in CherryPy."""
+    server = built_in(tmp_path, cherrypy="[global]\nserver.socket_host: ''\n")
+    options = ["-c", str(server.cherrypy_file), "-p", str(server.port)]
+    server.command = lambda: [str(servers.BIN / "pacifica-uniqueid"), *options]  # type: ignore[method-assign]
     with servers.running(server):
         assert server.allocate("file", 1) == (1, 1)
-        # The two start one after the other.
-        servers.wait_until(lambda: servers.listens(port), "the second address")
-        server.port = port
-        servers.wait_until(server.ready, "the second server")
-        assert server.allocate("file", 1) == (2, 2)
+        for family, address in ((socket.AF_INET, "127.0.0.2"), (socket.AF_INET6, "::1")):
+            if family == socket.AF_INET6 and not socket.has_dualstack_ipv6():
+                continue
+            with socket.socket(family) as client:
+                client.connect((address, server.port))
 
 
-def test_autoreload_starts_it_again_where_the_file_asks_for_it(tmp_path: Path) -> None:
-    """A changed file restarts the process in order; the counters go on."""
-    watched = tmp_path / "watched"
-    watched.write_text("1")
-    server = built_in(
-        tmp_path,
-        cherrypy="[global]\nengine.autoreload.on: True\nengine.autoreload.frequency: 0.1\n"
-        f"engine.autoreload.files: {{{str(watched)!r}}}\n",
+def test_keys_without_an_effect_are_one_warning(tmp_path: Path) -> None:
+    """They are for applications of CherryPy's handlers, or for its engine."""
+    text = "[global]\nengine.autoreload.on: True\nchecker.on: False\n[/]\ntools.gzip.on: True\n"
+    with servers.running(built_in(tmp_path, cherrypy=text)) as server:
+        wait_for(server.log, "message=serving")
+        (line,) = [line for line in server.log.read_text().splitlines() if "ignored" in line]
+    assert "level=warning" in line
+    assert (
+        "[global] engine.autoreload.on, [global] checker.on, [/] tools.gzip.on is ignored" in line
     )
-    with servers.running(server):
-        assert server.allocate("file", 5) == (1, 5)
-        wait_for(server.log, "Bus STARTED")
-        later = watched.stat().st_mtime + 10
 
-        def noticed() -> bool:
-            # Only a change after its first look at the file counts.
-            nonlocal later
-            later += 1
-            os.utime(watched, (later, later))
-            return "Restarting because" in server.log.read_text()
 
-        servers.wait_until(noticed, "a restart")
-        wait_for(server.log, "Re-spawning")
-        servers.wait_until(server.ready, "the service")
-        assert server.allocate("file", 1) == (6, 6)
-        server.stop()
-        assert server.wait() == 0
-        assert "Traceback" not in server.log.read_text()
+LEGACY_CHERRYPY = """\
+log.screen: True
+log.access_file: 'access.log'
+log.error_file: 'error.log'
+server.socket_host: '0.0.0.0'
+server.socket_port: 8051
+"""
+LEGACY_TOOLS = """\
+request.dispatch: cherrypy.dispatch.MethodDispatcher()
+tools.response_headers.on: True
+tools.response_headers.headers: [('Content-Type', 'application/json')]
+"""
+LEGACY_SERVICE = """\
+; This section contains database connection configuration
+
+; peewee_url is defined as the URL PeeWee can consume.
+; http://docs.peewee-orm.com/en/latest/peewee/database.html#connecting-using-a-database-url
+peewee_url = sqliteext:///db.sqlite3
+
+; connect_attempts are the number of times the service will attempt to
+; connect to the database if unavailable.
+connect_attempts = 10
+
+; connect_wait are the number of seconds the service will wait between
+; connection attempts until a successful connection to the database.
+connect_wait = 20
+"""
+
+
+@pytest.mark.parametrize("tools", ["", LEGACY_TOOLS, "\n[/]\n" + LEGACY_TOOLS])
+@pytest.mark.parametrize("option", [True, False], ids=["-c", "UNIQUEID_CPCONFIG"])
+def test_the_files_of_the_legacy_documentation_work_as_printed(tools: str, option: bool) -> None:
+    """Without section headers, through the commands that it names, up to an ID of each server."""
+    Path("config.ini").write_text(LEGACY_SERVICE)
+    Path("server.conf").write_text(LEGACY_CHERRYPY + tools)
+    path = f"{servers.BIN}:{os.environ['PATH']}"
+    environment = {**os.environ, "UNIQUEID_CONFIG": "config.ini", "PATH": path}
+    arguments = ["-c", "server.conf"] if option else []
+    if not option:
+        environment["UNIQUEID_CPCONFIG"] = "server.conf"
+    uwsgi = shlex.split("uwsgi --http-socket :8051 --master -p 1 --module pacifica.uniqueid.wsgi")
+    with network.Network() as net:
+        shell = {"env": environment, "check": True, "capture_output": True}
+        subprocess.run(["pacifica-uniqueid-cmd", "dbsync"], **shell)  # type: ignore[call-overload]
+        for number, command in enumerate((["pacifica-uniqueid", *arguments], uwsgi), 1):
+            command[0] = str(servers.BIN / command[0])
+            with Path("log").open("ab") as log:
+                server = subprocess.Popen(
+                    [*net.prefix, *command], env=environment, stdout=log, stderr=log
+                )
+            url = f"http://127.0.0.1:8051/getid?range=1&mode=file&number={number}"
+
+            def up() -> bool:
+                assert server.poll() is None, Path("log").read_text()  # noqa: B023
+                ready = [*net.prefix, "curl", "-fsS", "http://127.0.0.1:8051/"]
+                return subprocess.run(ready, capture_output=True, check=False).returncode == 0
+
+            try:
+                servers.wait_until(up, command[0])
+                curl = [*net.prefix, "curl", "-fsS", url]
+                answer = subprocess.run(curl, capture_output=True, check=True)
+                assert json.loads(answer.stdout) == {"startIndex": number, "endIndex": number}
+            finally:
+                network.end(server, Path(command[0]).name)
+    assert Path("access.log").read_text().count("GET /getid") == 1
 
 
 # -- the end --------------------------------------------------------------------------------------
@@ -239,46 +287,55 @@ def test_a_signal_ends_it_after_the_accepted_requests_are_answered(
 
             servers.wait_until(lambda: servers.connections(server) >= 8, "8 requests in the server")
             server.signal(number)
-            wait_for(server.log, "Bus STOPPING")
+            wait_for(server.log, "message=stopping")
             lock.execute("ROLLBACK")
         ranges = sorted(answer.result(servers.START_TIMEOUT) for answer in answers)
         assert ranges == [(first, first + 9) for first in range(2, 82, 10)]
         assert server.wait() == 0
         log = server.log.read_text()
-    assert "Bus EXITED" in log
+    assert "message=stopped" in log
     assert "Traceback" not in log
 
 
 def test_a_signal_during_the_start_is_no_crash(tmp_path: Path) -> None:
-    """It answers a moment before CherryPy calls it started; a signal then ends it in order too."""
+    """A signal ends it in order from the first response on."""
     server = built_in(tmp_path)
     with servers.running(server):
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
-        assert "Bus EXITED" in server.log.read_text()
+        assert "message=stopped" in server.log.read_text()
 
 
 # -- what is refused ------------------------------------------------------------------------------
 
 
 def test_a_missing_file_is_refused() -> None:
-    """Whoever names it: an option or a variable."""
-    assert "-c/--config" in refused("-c", "absent.cfg")
-    assert "No such file" in refused("--cpconfig", "absent.conf")
+    """The line names the option or the variable."""
+    for option in ("-c", "--config", "--cpconfig"):
+        assert "-c/--config): No such file" in refused(option, "absent.conf")
     assert "UNIQUEID_CPCONFIG" in refused(UNIQUEID_CPCONFIG="absent.conf")
+    assert "No such file" in refused(UNIQUEID_CONFIG="absent.cfg")
 
 
-def test_a_file_given_to_the_wrong_option_is_refused() -> None:
-    """Each line says where the file belongs."""
-    service = write("config.cfg", "[database]\nurl = sqlite:///db.sqlite3\n")
-    cherrypy = write("server.conf", "[global]\nlog.screen: True\n")
-    assert "goes to -c or UNIQUEID_CONFIG" in refused("--cpconfig", service)
-    assert "goes to -c or UNIQUEID_CONFIG" in refused(UNIQUEID_CPCONFIG=service)
-    assert "[global]" in refused("-c", service, UNIQUEID_CONFIG=service, UNIQUEID_CPCONFIG=service)
-    assert "--cpconfig gives another" in refused("-c", cherrypy, "--cpconfig", cherrypy)
-    assert "CherryPy" in refused(UNIQUEID_CONFIG=cherrypy)
-    mixed = write("mixed", "[global]\nlog.screen: True\n[database]\nurl = sqlite:///a\n")
-    assert "make two files" in refused("-c", mixed)
+@pytest.mark.parametrize("start", ["", "[database]\n"])
+def test_the_service_s_file_as_a_cherrypy_file_is_refused(start: str) -> None:
+    """With and without a section; the line says where the file belongs."""
+    service = write("config.cfg", start + "url = sqlite:///db.sqlite3\n")
+    for line in (refused("-c", service), refused(UNIQUEID_CPCONFIG=service)):
+        assert "belongs to the service's file, which UNIQUEID_CONFIG names" in line
+
+
+@pytest.mark.parametrize("start", ["", "[global]\n", "[/]\n"])
+def test_a_cherrypy_file_as_the_service_s_is_refused(start: str) -> None:
+    """With and without a section; by the server and by the other commands."""
+    cherrypy = write("server.conf", start + "log.screen: True\n")
+    expected = "belongs to a CherryPy file, which -c of pacifica-uniqueid or UNIQUEID_CPCONFIG"
+    assert expected in refused(UNIQUEID_CONFIG=cherrypy)
+    done = servers.run_cmd("-c", cherrypy, "config")
+    assert done.returncode == 2
+    assert expected in done.stderr
+    mixed = write("mixed", "log.screen: True\n[database]\nurl = sqlite:///a\n")
+    assert "[database]" in refused("-c", mixed)
 
 
 @pytest.mark.parametrize(
@@ -289,20 +346,20 @@ def test_a_file_given_to_the_wrong_option_is_refused() -> None:
         ("server.socket_host: localhost", "must be a Python literal"),
         ("server.socket_host: 'a' 'b", "must be a Python literal"),
         (f"server.socket_port: {'(' * 3000}", "must be a Python literal"),
-        ("server.socket_port: '8051'", "must be a number"),
+        ("server.socket_port: '8051'", "must be a whole number from 0 to 65535"),
         ("server.socket_port: 65536", "0 to 65535"),
-        ("server.socket_port: True", "must be a number"),
+        ("server.socket_port: True", "must be a whole number from 0 to 65535"),
         ("server.socket_host: 8051", "must be a text"),
-        ("server.socket_host: ''", "not an allowed value"),
         ("server.socket_host: 'no.such.host.invalid'", "is no address of this machine"),
         ("server.socket_prot: 8051", "did you mean server.socket_port?"),
-        ("server.instance: 'os.mkdir'", "is no key"),
+        ("server.instance: 'os.mkdir'", "is not supported"),
+        ("server.two.socket_port: 8052", "is not supported: there is one server"),
+        ("server.socket_timeout: -1", "0 or more"),
         ("server.ssl_module: 'os.path'", "must be one of builtin, pyopenssl"),
+        ("peewee_url: 'sqlite:///a'", "belongs to the service's file"),
         ("server.ssl_certificate: 'absent'\nserver.ssl_private_key: 'absent'", "for TLS"),
-        ("server.thread_pool: 0", "above 0"),
-        ("server.thread_pool: 8\nserver.thread_pool_max: 2", "must be >"),
-        ("server.socket_file: 'absent/socket'", "no directory"),
-        ("engine.SIGTERM: None", "is no key"),
+        ("server.thread_pool: 0", "from 1 to"),
+        ("server.socket_file: 'absent/socket'", "is no directory"),
         ("log.error_file: 'absent/error.log'", "No such file"),
         ("log.screen: 1", "True or False"),
         ("environment: 'prod'", "must be one of"),
@@ -333,7 +390,7 @@ def test_an_option_that_cannot_be_used_is_refused(arguments: tuple[str, ...]) ->
 
 
 def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
-    """One line names the port and the reason; nothing is printed of CherryPy's."""
+    """One line names the port and the reason; nothing is printed of Cheroot's."""
     subprocess.run([str(servers.BIN / "pacifica-uniqueid-cmd"), "dbsync"], check=True)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
@@ -351,7 +408,7 @@ from uniqueid.server import builtin as server
 here = socket.getaddrinfo("127.0.0.1", {servers.free_port()}, type=socket.SOCK_STREAM)
 absent = socket.getaddrinfo("192.0.2.1", 8051, type=socket.SOCK_STREAM)
 socket.getaddrinfo = lambda *_arguments, **_options: (here + absent)[::{order}]
-server._check_address(("localhost", 8051))
+server.check_address(("localhost", 8051))
 """
     subprocess.run([str(servers.BIN / "python"), "-c", code], check=True)
 

@@ -22,6 +22,11 @@ FILE_VARIABLE: Final = "UNIQUEID_CONFIG"
 LOCAL_FILE: Final = "config.cfg"
 HOME_FILE: Final = "~/.pacifica-uniqueid/config.ini"
 
+UNNAMED: Final = "before the first section"
+UNNAMED_IS: Final = "database"
+"""The section of keys before the first header."""
+_CHERRYPY_KEYS = ("server.", "log.", "engine.", "tools.", "request.", "checker.")
+
 # Variables with our prefix that are no settings: which files to read, the consumers' name for
 # the service's own URL, and what Kubernetes adds for a Service that is called uniqueid.
 _NOT_SETTINGS = re.compile(
@@ -367,19 +372,35 @@ def _find_file(file: str | None, environ: Mapping[str, str]) -> str | None:
     return None
 
 
+def parse_file(parser: configparser.ConfigParser, path: str, source: str) -> None:
+    """Read a file; keys before the first section header are in the section `UNNAMED`.
+
+    The legacy documentation prints its examples without section headers.
+
+    :raises ConfigError: if it cannot be read.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        try:
+            parser.read_string(text, source=path)
+        except configparser.MissingSectionHeaderError:
+            parser.clear()
+            parser.read_string(f"[{UNNAMED}]\n{text}", source=path)
+    except (OSError, ValueError, configparser.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise ConfigError("configuration file", path, source, f"{reason}") from None
+
+
 def _read_file(path: str) -> dict[tuple[str, str], str]:
     # No interpolation: a percent sign in a URL means what it says. No default section: upstream
     # has none, and one would put a setting where it is not looked for.
     parser = configparser.ConfigParser(interpolation=None, default_section="")
-    try:
-        parser.read_string(Path(path).read_text(encoding="utf-8"), source=path)
-    except (OSError, UnicodeDecodeError, configparser.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error).replace("\n", " ")
-        raise ConfigError("configuration file", path, "as named", f"{reason}") from None
+    parse_file(parser, path, "as named")
     found: dict[tuple[str, str], str] = {}
     by_key = {(row.section, key): row for row in rows() for key in row.keys}
-    for section in parser.sections():
-        for key, value in parser.items(section):
+    for name in parser.sections():
+        section = UNNAMED_IS if name == UNNAMED else name
+        for key, value in parser.items(name):
             if (section, key) not in by_key:
                 raise ConfigError(f"[{section}] {key}", None, path, _unknown(section, key, by_key))
             row = by_key[section, key]
@@ -393,14 +414,17 @@ def _read_file(path: str) -> dict[tuple[str, str], str]:
 
 def _unknown(section: str, key: str, known: Mapping[tuple[str, str], Row]) -> str:
     here = [name for where, name in known if where == section]
-    if section == "global" or section.startswith("/"):
+    if section == "global" or section.startswith("/") or key.startswith(_CHERRYPY_KEYS):
         return (
-            "is a section of CherryPy's; pacifica-uniqueid takes such a file with --cpconfig or"
-            " UNIQUEID_CPCONFIG, and no other command has a use for it"
+            "belongs to a CherryPy file, which -c of pacifica-uniqueid or UNIQUEID_CPCONFIG names;"
+            " this is the service's file"
         )
     if not here:
         sections = ", ".join(sorted({f"[{where}]" for where, _name in known}))
         return f"there is no such section; there are {sections}"
+    elsewhere = [where for where, name in known if name == key]
+    if elsewhere:
+        return f"belongs to the section [{elsewhere[0]}]"
     if key in _INSTEAD:
         return f"is no setting; {_INSTEAD[key]}"
     close = difflib.get_close_matches(key, here, 1)

@@ -63,7 +63,7 @@ def _identity(requirement: str) -> str:
 
 def plain() -> Path:
     """The programs of this package, after pip has installed its wheel and nothing else."""
-    (wheel,) = (Path(sys.prefix) / "dist").glob("*.whl")
+    (wheel,) = (Path(sys.prefix) / "dist").glob("pacifica_uniqueid-*.whl")
     return environment("plain", str(wheel))
 
 

@@ -301,14 +301,10 @@ def _serve_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-c",
         "--config",
-        metavar="CONFIG",
-        help="the CherryPy file or the service's configuration file; the sections tell which",
-    )
-    parser.add_argument(
         "--cpconfig",
         metavar="CONFIG",
         help="the CherryPy file (default: UNIQUEID_CPCONFIG, then"
-        " ~/.pacifica-uniqueid/cpconfig.ini)",
+        " ~/.pacifica-uniqueid/cpconfig.ini); UNIQUEID_CONFIG names the service's file",
     )
     parser.add_argument(
         "-p",
@@ -334,16 +330,9 @@ def _port(text: str) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    # CherryPy takes longer to import than pacifica-uniqueid-cmd takes to run.
-    try:
-        from uniqueid.server import builtin as server
-    except ModuleNotFoundError as error:
-        if error.name != "cherrypy":
-            raise
-        # The image leaves it out: uWSGI serves there.
-        reason = "is not installed, and the built-in server needs it: install it, or use uWSGI"
-        raise ConfigError("CherryPy", None, "pacifica-uniqueid", reason) from error
+    # Imported for this command alone.
+    from uniqueid.server import builtin
 
     if arguments.address == "":
         raise ConfigError("-a/--address", "", "command line", "must name an address, as localhost")
-    return server.run(arguments.config, arguments.cpconfig, arguments.address, arguments.port)
+    return builtin.run(arguments.config, arguments.address, arguments.port)

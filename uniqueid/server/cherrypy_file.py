@@ -1,7 +1,6 @@
-"""The CherryPy file of the built-in server: INI sections whose values are Python literals.
+"""The CherryPy file of the built-in server: an INI file whose values are Python literals.
 
-CherryPy itself evaluates the values, calls included. Here nothing but literals is read, and each
-key is checked before CherryPy gets it.
+CherryPy evaluates values as expressions, including calls. Here only literals are read.
 """
 
 from __future__ import annotations
@@ -11,27 +10,62 @@ import configparser
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from uniqueid import config
 from uniqueid.errors import ConfigError
 
+GLOBAL: Final = "global"
+DEFAULTS: Final[Mapping[str, Any]] = {
+    "environment": "",
+    "log.screen": True,
+    "log.access_file": "",
+    "log.error_file": "",
+    "server.socket_host": "localhost",
+    "server.socket_port": 8051,
+    "server.socket_file": "",
+    "server.socket_queue_size": 128,
+    "server.socket_timeout": 10,
+    "server.accepted_queue_size": -1,
+    "server.accepted_queue_timeout": 10,
+    "server.thread_pool": 64,
+    "server.shutdown_timeout": 0,
+    "server.max_request_header_size": 500 * 1024,
+    "server.max_request_body_size": 100 * 1024 * 1024,
+    "server.nodelay": True,
+    "server.protocol_version": "HTTP/1.1",
+    "server.ssl_module": "builtin",
+    "server.ssl_certificate": "",
+    "server.ssl_private_key": "",
+    "server.ssl_certificate_chain": "",
+    "server.ssl_ciphers": "",
+}
+"""The supported keys; a value has the type of its default. `shutdown_timeout` 0 means
+`request_timeout` and 5 seconds."""
+_IGNORED_SERVER_KEYS = frozenset(
+    {"server.thread_pool_max", "server.statistics", "server.peercreds", "server.peercreds_resolve"}
+)
+_WHOLE = {
+    "server.socket_port": (0, 65_535),
+    "server.thread_pool": (1, 10_000),
+    "server.socket_queue_size": (1, 65_535),
+    "server.accepted_queue_size": (-1, 1_000_000),
+}
+_WORDS = {
+    "environment": ("staging", "production", "embedded", "test_suite"),
+    "server.ssl_module": ("builtin", "pyopenssl"),
+    "server.protocol_version": ("HTTP/1.1", "HTTP/1.0"),
+}
+_QUIET_ENVIRONMENTS = ("production", "embedded", "test_suite")
+_HEADERS_ON: Final = "tools.response_headers.on"
+_HEADERS: Final = "tools.response_headers.headers"
+# Every example of the legacy documentation has this key. Its value is no literal and is not read.
+_DISPATCH: Final = "request.dispatch"
 # RFC 9110, 5.1 and 5.5.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[ \t!-~\x80-\xff]*")
-
-Kind = Literal["cherrypy", "service"]
-
-GLOBAL: Final = "global"
-_NAMESPACES = frozenset({"server", "engine", "log", "checker", "environment"})
-_HEADERS_ON: Final = "tools.response_headers.on"
-_HEADERS: Final = "tools.response_headers.headers"
-# The old service's documentation has it in every example. It chose CherryPy's way of finding a
-# handler, and there is none to be found: what it names is not even looked at.
-_DISPATCH: Final = "request.dispatch"
-# What a cache needs to ask whether an old answer is still good, and what belongs to the server.
+# Validators, with which a cache would reuse a response, and what the server sets.
 _REFUSED_HEADERS = frozenset(
     {"age", "connection", "content-length", "etag", "last-modified", "transfer-encoding"}
 )
@@ -39,120 +73,98 @@ _REFUSED_HEADERS = frozenset(
 
 @dataclass(frozen=True)
 class CherryPyFile:
-    """What a CherryPy file says."""
+    """The checked content of a CherryPy file."""
 
-    path: str
-    server: Mapping[str, Any]
-    """Keys for CherryPy's own configuration: server, engine, log, checker, environment."""
-    headers: Mapping[str, tuple[tuple[str, str], ...]]
-    """URL path to headers that its answers get."""
+    path: str = ""
+    values: Mapping[str, Any] = field(default_factory=lambda: dict(DEFAULTS))
+    headers: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    """URL path to additional headers of its responses."""
     ignored: tuple[str, ...] = ()
-    """Keys which mean nothing to this service, each as ``[section] key``."""
-
-
-def kind_of(path: str, source: str) -> Kind:
-    """Whether a file is CherryPy's or the service's own, by its sections.
-
-    :raises ConfigError: when it cannot be read, or is neither.
-    """
-    sections = set(_parse(path, source, interpolate=False).sections())
-    cherrypy = {name for name in sections if name == GLOBAL or name.startswith("/")}
-    if not cherrypy:
-        return "service"
-    if sections == cherrypy:
-        return "cherrypy"
-    others = ", ".join(f"[{name}]" for name in sorted(sections - cherrypy))
-    reason = f"has sections for CherryPy and others ({others}): make two files of it"
-    raise ConfigError("configuration file", path, source, reason)
+    """Keys without an effect, each as ``[section] key``."""
 
 
 def read(path: str, source: str) -> CherryPyFile:
-    """Read a CherryPy file; the values are still to be checked against CherryPy's types.
+    """Read a CherryPy file. Keys before the first section header belong to [global].
 
-    :param source: who named the file, for the errors.
-    :raises ConfigError: for a file of another kind, and for a value that is no literal.
+    :param source: the option or variable that names the file, for errors.
+    :raises ConfigError: for a key or a value that is not supported.
     """
-    if kind_of(path, source) != "cherrypy":
-        sections = " or ".join(f"[{name}]" for name in sorted({r.section for r in config.rows()}))
-        reason = (
-            f"is no CherryPy file, which has the sections [{GLOBAL}] and [/]; a file with"
-            f" {sections} goes to -c or {config.FILE_VARIABLE}"
-        )
-        raise ConfigError("CherryPy file", path, source, reason)
-    parser = _parse(path, source, interpolate=True)
-    server: dict[str, Any] = {}
+    # CherryPy's parser interpolates, and keys are case-sensitive.
+    parser = configparser.ConfigParser(interpolation=configparser.BasicInterpolation())
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    config.parse_file(parser, path, source)
+    given: dict[str, Any] = {}
     tools: dict[str, dict[str, Any]] = {}
     ignored = []
-    # What stands under a path goes before what stands under [global].
-    for section in sorted(parser.sections(), key=lambda name: name != GLOBAL):
+    for section in parser.sections():
+        where = GLOBAL if section == config.UNNAMED else section
+        if where != GLOBAL and not where.startswith("/"):
+            raise ConfigError(f"[{where}]", None, path, _OF_SERVICE)
         for key in parser.options(section):
+            _check_kind(where, key, path)
             if key == _DISPATCH:
                 continue
-            value = _literal(parser, section, key, path)
-            namespace = key.partition(".")[0]
+            value = _literal(parser, section, key, path, where)
             if key in (_HEADERS_ON, _HEADERS):
-                tools.setdefault("" if section == GLOBAL else section, {})[key] = value
-            elif section == GLOBAL and namespace in _NAMESPACES:
-                server[key] = value
-            elif section == "/" and namespace == "log":
-                # The old service gave the whole file to its one application as well.
-                server.setdefault(key, value)
+                tools.setdefault("" if where == GLOBAL else where, {})[key] = value
+            elif key.startswith("server.") and key not in _IGNORED_SERVER_KEYS:
+                given[key] = _checked(key, value, path)
+            elif key in DEFAULTS and where in (GLOBAL, "/"):
+                # The legacy service applied the whole file to its one application as well.
+                given.setdefault(key, _checked(key, value, path))
             else:
-                ignored.append(f"[{section}] {key}")
+                ignored.append(f"[{where}] {key}")
     headers = {
-        section.rstrip("/"): _headers(keys.get(_HEADERS, []), section or GLOBAL, path)
-        for section, keys in tools.items()
+        where.rstrip("/"): _headers(keys.get(_HEADERS, []), where or GLOBAL, path)
+        for where, keys in tools.items()
         if keys.get(_HEADERS_ON)
     }
-    return CherryPyFile(path, server, headers, tuple(ignored))
+    quiet = {"log.screen": False} if given.get("environment") in _QUIET_ENVIRONMENTS else {}
+    return CherryPyFile(path, {**DEFAULTS, **quiet, **given}, headers, tuple(ignored))
 
 
-def check(key: str, value: Any, known: Mapping[str, Any], path: str) -> None:
-    """Refuse a key that CherryPy does not have, or a value of another type than its own.
+_OF_SERVICE = (
+    f"belongs to the service's file, which {config.FILE_VARIABLE} names; this is a CherryPy file,"
+    " with the sections [global] and [/]"
+)
 
-    CherryPy would take both, and the one would do nothing while the other ends in a traceback.
 
-    :param known: key to the value it has without the file.
-    :raises ConfigError: which says what is allowed.
-    """
+def _check_kind(section: str, key: str, path: str) -> None:
+    """Refuse a key of the service's file."""
+    if any(key in row.keys for row in config.rows()):
+        raise ConfigError(f"[{section}] {key}", None, path, _OF_SERVICE)
+
+
+def _checked(key: str, value: Any, path: str) -> Any:
     option = f"[{GLOBAL}] {key}"
-    if key not in known:
-        close = difflib.get_close_matches(key, known, 1)
-        here = [name for name in sorted(known) if name.startswith(key.partition(".")[0] + ".")]
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(here)}"
-        raise ConfigError(option, repr(value), path, f"is no key of CherryPy's; {hint}")
-    default = known[key]
-    types: tuple[type, ...]
-    if isinstance(default, bool):
-        types, allowed = (bool,), "True or False"
-    elif isinstance(default, int | float):
-        types, allowed = (int, float), "a number"
-    elif isinstance(default, tuple):
-        types, allowed = (tuple,), "a tuple"
-    elif isinstance(default, set | list):
-        types, allowed = (set, list, tuple), "a list"
+    if key not in DEFAULTS:
+        if key.count(".") > 1:
+            raise ConfigError(option, None, path, "is not supported: there is one server")
+        close = difflib.get_close_matches(key, DEFAULTS, 1)
+        hint = f"; did you mean {close[0]}?" if close else "; docs/server.md lists the keys"
+        raise ConfigError(option, None, path, f"is not supported{hint}")
+    default = DEFAULTS[key]
+    if key in _WORDS:
+        fits, allowed = value in _WORDS[key], f"must be one of {', '.join(_WORDS[key])}"
+    elif isinstance(default, bool):
+        fits, allowed = isinstance(value, bool), "must be True or False"
+    elif key in _WHOLE:
+        low, high = _WHOLE[key]
+        fits = type(value) is int and low <= value <= high
+        allowed = f"must be a whole number from {low} to {high}"
+    elif isinstance(default, int):
+        fits, allowed = type(value) in (int, float) and value >= 0, "must be a number, 0 or more"
     else:
-        types, allowed = (str, type(None)), "a text in quotes"
-    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-        raise ConfigError(option, repr(value), path, f"must be {allowed}")
+        fits, allowed = value is None or isinstance(value, str), "must be a text in quotes"
+    if not fits:
+        raise ConfigError(option, repr(value), path, allowed)
+    return "" if value is None else value
 
 
-def _parse(path: str, source: str, *, interpolate: bool) -> configparser.ConfigParser:
-    # CherryPy's own parser interpolates and keeps the keys' case.
-    parser = configparser.ConfigParser(
-        interpolation=configparser.BasicInterpolation() if interpolate else None
-    )
-    parser.optionxform = str  # type: ignore[assignment, method-assign]
-    try:
-        parser.read_string(Path(path).read_text(encoding="utf-8-sig"), source=path)
-    except (OSError, ValueError, configparser.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise ConfigError("configuration file", path, source, f"{reason}") from None
-    return parser
-
-
-def _literal(parser: configparser.ConfigParser, section: str, key: str, path: str) -> Any:
-    option = f"[{section}] {key}"
+def _literal(
+    parser: configparser.ConfigParser, section: str, key: str, path: str, where: str
+) -> Any:
+    option = f"[{where}] {key}"
     try:
         text = parser.get(section, key)
     except configparser.InterpolationError:
@@ -183,7 +195,7 @@ def _headers(value: Any, section: str, path: str) -> tuple[tuple[str, str], ...]
             raise ConfigError(option, repr(pair), path, allowed)
         name, text = pair
         if name.lower() in _REFUSED_HEADERS:
-            reason = f"{name} is not set here: a cache could repeat the answer, or the server sets"
+            reason = f"{name} is not allowed: a cache could repeat the response, or the server sets"
             raise ConfigError(option, repr(tuple(pair)), path, f"{reason} it itself")
         pairs.append((name, text))
     return tuple(pairs)
