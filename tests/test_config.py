@@ -149,6 +149,13 @@ def test_modes_are_listed_with_commas_or_lines(tmp_path: Path) -> None:
     assert load(environ={"UNIQUEID_ALLOWED_MODES": ""}).settings.allowed_modes == ()
 
 
+@pytest.mark.parametrize("mode", ["a" * 256, "a\x00b", "a\x7fb", "a\x9fb", "\ud800"])
+def test_a_mode_that_no_request_can_name_is_no_allowed_mode(mode: str) -> None:
+    """It would be a list that serves nobody."""
+    with pytest.raises(ConfigError, match=r"allowed_modes.*without control characters"):
+        load(environ={"UNIQUEID_ALLOWED_MODES": f"file,{mode}"})
+
+
 def test_the_description_hides_the_password_and_tells_the_sources() -> None:
     """What the config command prints."""
     environ = {"UNIQUEID_DATABASE_URL": "mysql://u:secret@h/db"}

@@ -101,6 +101,14 @@ def test_every_route_is_documented() -> None:
     assert documented == routes
 
 
+def test_the_architecture_names_files_that_exist() -> None:
+    """Tests and modules, as paths from the root of the repository or of the package."""
+    named = re.findall(r"`([a-z_/]+(?:\.py|\.pml|/[a-z_]+))`", text_of("docs/architecture.md"))
+    assert len(named) > 20
+    for path in named:
+        assert (CHECKOUT / path).exists() or (CHECKOUT / "uniqueid" / path).exists(), path
+
+
 def test_every_variable_beside_the_settings_is_documented() -> None:
     """Those that name files are no settings and have no row."""
     for name in ("UNIQUEID_CONFIG", "UNIQUEID_CPCONFIG", "UNIQUEID_URL"):
@@ -125,7 +133,20 @@ def test_every_link_to_a_file_leads_to_one(name: str) -> None:
 # -- what runs ------------------------------------------------------------------------------------
 
 # Blocks of these languages are not commands to type: transcripts, settings, output.
-OTHER = {"console", "text", "ini", "python", "json", "yaml", "nginx", "http", "toml", "sql", ""}
+OTHER = {
+    "mermaid",
+    "console",
+    "text",
+    "ini",
+    "python",
+    "json",
+    "yaml",
+    "nginx",
+    "http",
+    "toml",
+    "sql",
+    "",
+}
 SERVERS = ("uwsgi ", "pacifica-uniqueid ")
 
 

@@ -14,7 +14,7 @@ PONY, BOTTLE = ("pony",), ("bottle",)
 DRIVERS = ("pymysql", "psycopg2", "sqlite3")
 
 FORBIDDEN: dict[str, tuple[str, ...]] = {
-    "uniqueid.web": ("uniqueid.database", *PONY, *DRIVERS),
+    "uniqueid.web": ("uniqueid.allocation", "uniqueid.database", *PONY, *DRIVERS),
     "uniqueid.allocation": ("uniqueid.web", "uniqueid.database", *BOTTLE, *PONY, *DRIVERS),
     "uniqueid.database": ("uniqueid.web", "uniqueid.allocation", *BOTTLE),
     "uniqueid.fence": ("uniqueid.web", *BOTTLE),
@@ -33,8 +33,6 @@ ONLY: dict[str, tuple[str, ...]] = {
 EXCEPTIONS = {
     # It reads the URL, which the composition root should.
     ("uniqueid.config", "uniqueid.database.url"),
-    # The status page shows the durability problems.
-    ("uniqueid.web.status", "uniqueid.database.durability"),
 }
 """Imports that are to go."""
 

@@ -11,10 +11,10 @@ from openapi_spec_validator import validate
 
 from uniqueid import __version__
 from uniqueid.errors import MAX_ID
-from uniqueid.model import MAX_KEY_LENGTH, MIN_KEY_LENGTH
+from uniqueid.model import MAX_KEY_LENGTH, MAX_MODE_LENGTH, MIN_KEY_LENGTH
 from uniqueid.web import openapi
 from uniqueid.web.caching import NEVER_CACHED
-from uniqueid.web.parameters import MAX_MODE_LENGTH, MAX_NONCE_LENGTH
+from uniqueid.web.parameters import MAX_NONCE_LENGTH
 
 SWITCHES = ("tokens", "status_tokens", "status_page")
 

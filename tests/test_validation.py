@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uniqueid.errors import InvalidRequest
-from uniqueid.web.parameters import Limits, Request, is_mode, parse
+from uniqueid.model import is_mode
+from uniqueid.web.parameters import Limits, Request, parse
 
 LIMITS = Limits(max_range=1000)
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from uniqueid.database import url as database_url
 from uniqueid.errors import ConfigError
+from uniqueid.model import MAX_MODE_LENGTH, is_mode
 
 FILE_VARIABLE: Final = "UNIQUEID_CONFIG"
 LOCAL_FILE: Final = "config.cfg"
@@ -73,6 +74,12 @@ def _one_of(*words: str) -> Reader:
     return read
 
 
+def _switch(text: str) -> bool:
+    if text.lower() not in ("on", "off"):
+        raise ValueError("must be one of on, off")
+    return text.lower() == "on"
+
+
 def _cpu(text: str) -> str:
     if text.lower() in ("auto", "off"):
         return text.lower()
@@ -84,10 +91,14 @@ def _cpu(text: str) -> str:
 def _modes(text: str) -> tuple[str, ...]:
     """One mode a line or between commas; empty allows all."""
     modes = [mode.strip() for line in text.splitlines() for mode in line.split(",")]
-    for mode in modes:
-        if len(mode) > 255 or any(ord(character) < 32 for character in mode):
-            raise ValueError("must be modes of 1 to 255 characters, separated by commas or lines")
-    return tuple(dict.fromkeys(mode for mode in modes if mode))
+    named = dict.fromkeys(mode for mode in modes if mode)
+    if not all(map(is_mode, named)):
+        # No request could name it.
+        raise ValueError(
+            f"must be modes of 1 to {MAX_MODE_LENGTH} characters without control characters,"
+            " separated by commas or lines"
+        )
+    return tuple(named)
 
 
 @dataclass(frozen=True)
@@ -243,9 +254,9 @@ class Settings:
         _seconds(1, 315_360_000),
         "Seconds for which an Idempotency-Key counts at least, from its first use: 7 days.",
     )
-    journal: str = _setting(
+    journal: bool = _setting(
         "off",
-        _one_of("on", "off"),
+        _switch,
         "Whether every allocation is recorded, with time and client, for whois and journal; off"
         " records those with an Idempotency-Key alone.",
     )
@@ -265,9 +276,9 @@ class Settings:
         str,
         "The same for /metrics, the status page's data and the reasons in /readyz.",
     )
-    status_page: str = _setting(
+    status_page: bool = _setting(
         "on",
-        _one_of("on", "off"),
+        _switch,
         "Whether browsers get a status page at /, with its data at /status.json.",
     )
     log_level: str = _setting(
@@ -323,6 +334,8 @@ class Configuration:
             value = getattr(self.settings, row.name)
             if row.name == "url":
                 text = str(self.database)
+            elif isinstance(value, bool):
+                text = "on" if value else "off"
             elif isinstance(value, tuple):
                 text = ", ".join(value)
             else:

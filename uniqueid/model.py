@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from uniqueid.errors import KeyReused, UniqueIDError
 
+MAX_MODE_LENGTH = 255
+"""Characters: the width of the column ``uniqueindex.id`` of every release."""
 MIN_KEY_LENGTH, MAX_KEY_LENGTH = 16, 128
 MAX_CALLER_LENGTH = 64
 MAX_CLIENT_LENGTH = 128
@@ -17,6 +20,14 @@ MAX_CLIENT_LENGTH = 128
 def now() -> int:
     """The time, as the table has it: microseconds since 1970."""
     return time.time_ns() // 1000
+
+
+def is_mode(text: str) -> bool:
+    """Whether a text can be the name of a mode."""
+    return 0 < len(text) <= MAX_MODE_LENGTH and (
+        (text.isascii() and text.isprintable())
+        or not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+    )
 
 
 class Allocation(NamedTuple):

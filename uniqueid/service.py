@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from bottle import Bottle
 
@@ -110,7 +110,7 @@ def build(
     store.connect(settings.connect_attempts, settings.connect_wait)
     try:
         version = "{}.{}".format(*(schema.require(store).version or (0, 0)))
-        if settings.journal == "on":
+        if settings.journal:
             store.need_journal()
     finally:
         store.disconnect()
@@ -156,12 +156,12 @@ def build(
         durability_problems=len(durability.problems),
     )
     status = None
-    if settings.status_page == "on":
+    if settings.status_page:
         status = Status(
             metrics,
             at_once,
             _where(configuration.database),
-            durability,
+            lambda: [asdict(problem) for problem in durability.problems],
             tokens_required=bool(settings.auth_tokens_file),
         )
     app = make_app(
@@ -180,9 +180,7 @@ def build(
             status_page=status is not None,
         ),
         access_log=logs.AccessLog(settings.access_log) if settings.access_log else None,
-        retention=RetentionPolicy(
-            settings.idempotency_ttl, settings.journal == "on", settings.journal_ttl
-        ),
+        retention=RetentionPolicy(settings.idempotency_ttl, settings.journal, settings.journal_ttl),
         send_interim=send_interim,
     )
     log.info(

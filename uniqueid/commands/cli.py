@@ -19,8 +19,7 @@ from uniqueid.database import schema
 from uniqueid.database.durability import DurabilityProblem
 from uniqueid.database.store import Store
 from uniqueid.errors import MAX_ID, ConfigError, TooManyModes, UniqueIDError
-from uniqueid.model import CounterUpdate
-from uniqueid.web.parameters import MAX_MODE_LENGTH, is_mode
+from uniqueid.model import MAX_MODE_LENGTH, CounterUpdate, is_mode
 
 log = logging.getLogger(__name__)
 

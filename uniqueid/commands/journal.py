@@ -17,7 +17,7 @@ from uniqueid.database.errors import classify, explain
 from uniqueid.database.journal import Record
 from uniqueid.database.store import Store
 from uniqueid.errors import MAX_ID, ConfigError, DatabaseUnavailable, UniqueIDError
-from uniqueid.web.parameters import MAX_MODE_LENGTH, is_mode
+from uniqueid.model import MAX_MODE_LENGTH, is_mode
 
 OpenStore = Callable[[argparse.Namespace], tuple[Store, float]]
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Container
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from uniqueid.errors import Fault, InvalidRequest
-from uniqueid.model import MAX_CLIENT_LENGTH, MAX_KEY_LENGTH, MIN_KEY_LENGTH
-
-MAX_MODE_LENGTH = 255
-"""Characters: the width of the column ``uniqueindex.id`` of every release."""
+from uniqueid.model import (
+    MAX_CLIENT_LENGTH,
+    MAX_KEY_LENGTH,
+    MAX_MODE_LENGTH,
+    MIN_KEY_LENGTH,
+    is_mode,
+)
 
 MAX_NONCE_LENGTH = 128
 
@@ -187,14 +189,6 @@ def client_name(header: str) -> str:
 def is_nonce(text: str) -> bool:
     """Whether a text can be a nonce; one that can is safe in a header."""
     return 0 < len(text) <= MAX_NONCE_LENGTH and text.isascii() and text.isprintable()
-
-
-def is_mode(text: str) -> bool:
-    """Whether a text can be the name of a mode."""
-    return 0 < len(text) <= MAX_MODE_LENGTH and (
-        (text.isascii() and text.isprintable())
-        or not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
-    )
 
 
 def _shown(value: bytes) -> str:

@@ -8,12 +8,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
 
 from uniqueid import __version__
-from uniqueid.database.durability import DurabilityMonitor
 from uniqueid.errors import MAX_ID
 from uniqueid.monitoring.metrics import OTHER, SECONDS, Metrics
 from uniqueid.runtime import threads
@@ -194,7 +193,7 @@ class Status:
 
     :param checks: what `/readyz` asks, answered at once.
     :param database: kind and host of the database, and nothing else of its URL.
-    :param durability: knows what is wrong with the server's variables.
+    :param durability_problems: what is wrong with the database server's variables.
     :param tokens_required: whether a request for IDs needs a token.
     """
 
@@ -203,7 +202,7 @@ class Status:
         metrics: Metrics,
         checks: Mapping[str, Callable[[], str | None]],
         database: Mapping[str, str],
-        durability: DurabilityMonitor | None = None,
+        durability_problems: Callable[[], Sequence[Mapping[str, str]]] = list,
         *,
         tokens_required: bool = False,
         clock: Callable[[], float] = time.time,
@@ -215,7 +214,7 @@ class Status:
         self._metrics = metrics
         self._checks = checks
         self._database = database
-        self._durability = durability or DurabilityMonitor()
+        self._durability_problems = durability_problems
         self._clock = clock
         self._started = clock()
 
@@ -236,7 +235,7 @@ class Status:
             "ready": not any(found.values()),
             "checks": {name: reason or "ok" for name, reason in found.items()},
             "tokens_required": self._tokens_required,
-            "durability_problems": [asdict(problem) for problem in self._durability.problems],
+            "durability_problems": list(self._durability_problems()),
             "waiting": state.waiting,
             "reconnects": state.reconnects,
             "regressions": sum(self._metrics.regressions.values()),
