@@ -151,3 +151,12 @@ def test_it_leaves_a_cpu_that_others_need(placed: Placed) -> None:
         assert len(tasks) == min(2, len(placed.cpus))
         assert all(os.sched_getaffinity(int(task)) == {now} for task in tasks)
         before = now
+
+
+def test_without_the_times_of_the_cpus_any_may_be_chosen(tmp_path: Path) -> None:
+    """As with ``ProcSubset=pid``; nothing moves later, and nothing fails."""
+    nothing = read_times(tmp_path / "absent")
+    busy = shares(nothing, nothing)
+    assert busy == {}
+    assert least_busy({3, 5}, busy) in {3, 5}
+    assert better(3, {3, 5}, busy, own=1.0) is None

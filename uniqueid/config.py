@@ -326,6 +326,8 @@ class Configuration:
     """Setting to file, variable or 'default'."""
     warnings: tuple[str, ...] = ()
     file: str | None = None
+    texts: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Setting to what was read, passwords included."""
 
     def describe(self) -> list[tuple[str, str, str]]:
         """Option, value and source of each setting, passwords hidden."""
@@ -362,17 +364,33 @@ def load(
     environ = os.environ if environ is None else environ
     path = _find_file(file, environ)
     from_file = {} if path is None else _read_file(path)
+    chosen = {row.name: _choose(row, environ, from_file, path, flags or {}) for row in rows()}
+    return configure(chosen, _unknown_variables(environ), path)
+
+
+def configure(
+    chosen: Mapping[str, tuple[str, str]],
+    warnings: tuple[str, ...] = (),
+    file: str | None = None,
+) -> Configuration:
+    """The configuration of settings that were read before.
+
+    :param chosen: setting to its text and source; a default where there is none.
+    :raises ConfigError: for the first setting that cannot be used.
+    """
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for row in rows():
-        text, source = _choose(row, environ, from_file, path, flags or {})
+        text, source = chosen.get(row.name, (row.default, "default"))
         try:
             values[row.name] = row.read(text)
         except ValueError as error:
             raise ConfigError(row.option, text, source, str(error)) from None
         sources[row.name] = source
+        texts[row.name] = text
     database = database_url.parse(values["url"], "[database] url", sources["url"])
-    return Configuration(Settings(**values), database, sources, _unknown_variables(environ), path)
+    return Configuration(Settings(**values), database, sources, warnings, file, texts)
 
 
 def _find_file(file: str | None, environ: Mapping[str, str]) -> str | None:

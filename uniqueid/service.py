@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 from bottle import Bottle
@@ -44,9 +45,14 @@ class Service:
     monitor: health.HealthMonitor
     status: Status | None
     app: Bottle
+    started: logs.Event
+    """What the log has of a start."""
+    token_texts: Mapping[str, str]
+    """Setting to what its file of tokens holds."""
 
     def start(self) -> None:
         """Start the threads, once; a process that forks does it after the fork."""
+        log.info(self.started)
         self.placement.settle()
         self.allocator.start(one_cpu=self.placement.cpu is not None)
         if self.status is not None:
@@ -86,6 +92,8 @@ def build(
     *,
     threads: int = 48,
     send_interim: Callable[[bytes], object] | None = None,
+    connect_attempts: int | None = None,
+    token_texts: Mapping[str, str] | None = None,
 ) -> Service:
     """Everything but the server, checked: the database answers and has the right schema.
 
@@ -93,6 +101,9 @@ def build(
 
     :param threads: how many the server has for requests.
     :param send_interim: sends an interim response, where the server does not.
+    :param connect_attempts: instead of the setting; 0 to begin without the database, as after a
+        reload: requests are rejected and `/readyz` is 503 until it can be used.
+    :param token_texts: by setting, what its file held before a reload.
     :raises ConfigError: for a setting that cannot be used.
     :raises DatabaseUnavailable: when the database was not reached in `connect_attempts`.
     :raises SchemaError: when the schema needs ``dbsync``, or a newer release.
@@ -107,13 +118,16 @@ def build(
     metrics = Metrics(configuration.database.kind)
     durability = make_durability(configuration)
     store = make_store(configuration, durability=durability, on_retry=metrics.retried)
-    store.connect(settings.connect_attempts, settings.connect_wait)
-    try:
-        version = "{}.{}".format(*(schema.require(store).version or (0, 0)))
-        if settings.journal:
-            store.need_journal()
-    finally:
-        store.disconnect()
+    version = ""
+    attempts = settings.connect_attempts if connect_attempts is None else connect_attempts
+    if attempts:
+        store.connect(attempts, settings.connect_wait)
+        try:
+            version = "{}.{}".format(*(schema.require(store).version or (0, 0)))
+            if settings.journal:
+                store.need_journal()
+        finally:
+            store.disconnect()
     incidents = Incidents()
     fence = make_fence(configuration, store, metrics)
     allocator = Allocator(
@@ -147,8 +161,8 @@ def build(
     at_once = health.checks(allocator, monitor.last_result, repair=repair, fence=fence_check)
     metrics.state = lambda: State(
         waiting=allocator.waiting,
-        # The first was made for the checks above, the second for the committer.
-        reconnects=max(0, store.connections - 2),
+        # One was made for the checks above, where there were any, and one for the committer.
+        reconnects=max(0, store.connections - (2 if attempts else 1)),
         checks={name: check() is None for name, check in at_once.items()},
         counters=monitor.last_result().counters,
         max_modes=settings.max_modes,
@@ -164,13 +178,18 @@ def build(
             lambda: [asdict(problem) for problem in durability.problems],
             tokens_required=bool(settings.auth_tokens_file),
         )
+    files = {
+        name: Tokens(file, f"[uniqueid] {name}", fallback=(token_texts or {}).get(name))
+        for name in ("auth_tokens_file", "status_tokens_file")
+        if (file := getattr(settings, name))
+    }
     app = make_app(
         allocator,
         limits,
         checks=checks,
         metrics=metrics,
-        tokens=_tokens("auth_tokens_file", settings.auth_tokens_file),
-        status_tokens=_tokens("status_tokens_file", settings.status_tokens_file),
+        tokens=files.get("auth_tokens_file"),
+        status_tokens=files.get("status_tokens_file"),
         status=status,
         description=openapi.document(
             max_range=settings.max_range,
@@ -183,21 +202,33 @@ def build(
         retention=RetentionPolicy(settings.idempotency_ttl, settings.journal, settings.journal_ttl),
         send_interim=send_interim,
     )
-    log.info(
-        logs.Event(
-            "pacifica-uniqueid starts",
-            version=__version__,
-            database=configuration.database,
-            schema=version,
-            file=configuration.file or "",
-            **{
-                option.rpartition(" ")[2]: value
-                for option, value, _source in configuration.describe()
-                if not option.startswith("[database] url")
-            },
-        )
+    started = logs.Event(
+        "pacifica-uniqueid starts",
+        version=__version__,
+        database=configuration.database,
+        schema=version,
+        file=configuration.file or "",
+        **{
+            option.rpartition(" ")[2]: value
+            for option, value, _source in configuration.describe()
+            if not option.startswith("[database] url")
+        },
     )
-    return Service(configuration, store, allocator, placement, monitor, status, app)
+    texts = {name: tokens.text for name, tokens in files.items()}
+    return Service(configuration, store, allocator, placement, monitor, status, app, started, texts)
+
+
+def check_fence(configuration: Configuration) -> None:
+    """See that the fence file can be written, apart from one that is in use.
+
+    :raises ConfigError: when its directory is missing or read-only.
+    """
+    path = configuration.settings.fence_path
+    if path and not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK | os.X_OK):
+        source = configuration.sources["fence_path"]
+        raise ConfigError(
+            "[fence] path", path, source, "must be in a directory that can be written"
+        )
 
 
 def make_fence(
@@ -220,10 +251,6 @@ def make_fence(
         timeout=settings.request_timeout,
         observer=metrics,
     )
-
-
-def _tokens(name: str, file: str) -> Tokens | None:
-    return Tokens(file, f"[uniqueid] {name}") if file else None
 
 
 def _where(database: DatabaseURL) -> dict[str, str]:

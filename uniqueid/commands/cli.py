@@ -93,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_dbchk)
 
     command = commands.add_parser(
+        "check", help="exit 0 if the service could start with these settings and their database"
+    )
+    command.set_defaults(run=_check)
+
+    command = commands.add_parser(
         "advance",
         help="move counters on, never back: after a restore, above every ID that was handed out",
     )
@@ -164,6 +169,13 @@ def _dbchk(arguments: argparse.Namespace) -> int:
     store = service.make_store(configuration, durability=durability)
     store.connect(settings.connect_attempts, settings.connect_wait)
     schema.check(store, equal=arguments.equal)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    configuration = config.load(arguments.config)
+    service.check_fence(configuration)
+    service.build(configuration, connect_attempts=1)
     return 0
 
 

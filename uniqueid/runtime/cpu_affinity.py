@@ -51,10 +51,17 @@ def allowed() -> frozenset[int]:
 
 
 def read_times(file: Path = Path("/proc/stat")) -> Times:
-    """What each CPU has done so far, for the whole machine: in a container as well."""
-    times = {}
+    """What each CPU has done so far, for the whole machine: in a container as well.
+
+    Nothing where the file is hidden, as by systemd's ``ProcSubset=pid``: all CPUs count as idle.
+    """
+    times: dict[int, tuple[float, float]] = {}
     ticks = os.sysconf("SC_CLK_TCK")
-    for line in file.read_text().splitlines():
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return times
+    for line in lines:
         name, *columns = line.split()
         if name.startswith("cpu") and name != "cpu":
             # user, nice, system, idle, iowait, irq, softirq, steal; guest is in user already.

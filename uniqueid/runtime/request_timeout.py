@@ -102,7 +102,21 @@ def _is_at(found: socket.socket, ports: Collection[int]) -> bool:
 
 def ports(addresses: object) -> list[int]:
     """The TCP ports of an option that uWSGI was given once or several times, as it has them."""
-    given = addresses if isinstance(addresses, list) else [addresses]
-    texts = [one.decode("latin-1") for one in given if isinstance(one, bytes)]
-    found = [text.rpartition(":")[2] for text in texts if ":" in text]
-    return [int(port) for port in found if port.isascii() and port.isdigit()]
+    return [port for _host, port in _tcp(addresses)]
+
+
+def urls(addresses: object) -> list[str]:
+    """Where these can be reached, from the same machine where they are all its addresses."""
+    everywhere = ("", "0.0.0.0", "[::]")
+    return [
+        f"http://{'localhost' if host in everywhere else host}:{port}/"
+        for host, port in _tcp(addresses)
+    ]
+
+
+def _tcp(addresses: object) -> Iterator[tuple[str, int]]:
+    for address in addresses if isinstance(addresses, list) else [addresses]:
+        if isinstance(address, bytes):
+            host, colon, port = address.decode("latin-1").rpartition(":")
+            if colon and port.isascii() and port.isdigit():
+                yield host, int(port)

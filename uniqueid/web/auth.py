@@ -40,18 +40,33 @@ class Tokens:
 
     :param file: its name.
     :param option: the setting, for errors.
+    :param fallback: what the file had before a reload, for one that cannot be used now.
     :raises ConfigError: when it cannot be read, has a line of another form, or no token at all.
     """
 
     def __init__(
-        self, file: str, option: str, *, clock: Callable[[], float] = time.monotonic
+        self,
+        file: str,
+        option: str,
+        *,
+        fallback: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._file = file
+        self.text = ""
+        """What was read last and can be used."""
         self._option = option
         self._clock = clock
         self._looked = clock()
         self._lock = threading.Lock()
-        self._version, self._tokens = self._read()
+        try:
+            self._version, self._tokens = self._read()
+        except ConfigError as error:
+            if fallback is None:
+                raise
+            self._version, self._tokens = self._stat(), self._parse(fallback)
+            self.text = fallback
+            log.error("%s; the tokens read before stay", error)
 
     def require(self, environ: Mapping[str, Any]) -> str:
         """The name of the token that a request carries.
@@ -108,12 +123,17 @@ class Tokens:
         # Before its text: what is written in between is seen as a change.
         version = self._stat()
         try:
-            lines = Path(self._file).read_text(encoding="utf-8").splitlines()
+            text = Path(self._file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
             raise self._wrong(str(reason)) from None
+        tokens = self._parse(text)
+        self.text = text
+        return version, tokens
+
+    def _parse(self, file: str) -> tuple[_Token, ...]:
         tokens = []
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(file.splitlines(), 1):
             text = line.partition("#")[0].strip()
             if not text:
                 continue
@@ -127,7 +147,7 @@ class Tokens:
             tokens.append(_Token(match[1], bytes.fromhex(match[2])))
         if not tokens:
             raise self._wrong("has no token: nobody could use the service")
-        return version, tuple(tokens)
+        return tuple(tokens)
 
     def _wrong(self, reason: str) -> ConfigError:
         return ConfigError(self._option, self._file, "its file", reason)
