@@ -23,7 +23,7 @@ from uniqueid.model import CounterStore
 from uniqueid.monitoring import health
 from uniqueid.monitoring.incidents import Incidents
 from uniqueid.monitoring.metrics import Metrics, State
-from uniqueid.runtime.cpu_affinity import Placement
+from uniqueid.runtime.cpu_affinity import CpuAffinity
 from uniqueid.web import openapi
 from uniqueid.web.app import make_app
 from uniqueid.web.auth import Tokens
@@ -41,7 +41,7 @@ class Service:
     configuration: Configuration
     store: Store
     allocator: Allocator
-    placement: Placement
+    cpu_affinity: CpuAffinity
     monitor: health.HealthMonitor
     status: Status | None
     app: Bottle
@@ -53,8 +53,8 @@ class Service:
     def start(self) -> None:
         """Start the threads, once; a process that forks does it after the fork."""
         log.info(self.started)
-        self.placement.settle()
-        self.allocator.start(one_cpu=self.placement.cpu is not None)
+        self.cpu_affinity.apply()
+        self.allocator.start(one_cpu=self.cpu_affinity.cpu is not None)
         if self.status is not None:
             self.status.history.start()
 
@@ -114,7 +114,7 @@ def build(
     logs.set_up(settings.log_level, settings.log_format)
     for warning in configuration.warnings:
         log.warning("%s", warning)
-    placement = Placement(settings.cpu)
+    cpu_affinity = CpuAffinity(settings.cpu)
     metrics = Metrics(configuration.database.kind)
     durability = make_durability(configuration)
     store = make_store(configuration, durability=durability, on_retry=metrics.retried)
@@ -215,7 +215,9 @@ def build(
         },
     )
     texts = {name: tokens.text for name, tokens in files.items()}
-    return Service(configuration, store, allocator, placement, monitor, status, app, started, texts)
+    return Service(
+        configuration, store, allocator, cpu_affinity, monitor, status, app, started, texts
+    )
 
 
 def check_fence(configuration: Configuration) -> None:

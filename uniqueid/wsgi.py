@@ -153,8 +153,8 @@ def _start() -> None:
     addresses = uwsgi.opt.get("http-socket")
     ports = request_timeout.ports(addresses)
     if "listen" not in uwsgi.opt:
-        request_timeout.hold_many(ports)
-    request_timeout.Arrival(ports).start()
+        request_timeout.raise_listen_backlog(ports)
+    request_timeout.RequestReadTimeout(ports).start()
     log.info(logs.Event("serving", url=",".join(request_timeout.urls(addresses))))
 
 

@@ -267,9 +267,9 @@ def test_what_fails_after_the_fork_ends_the_start(
 ) -> None:
     """uWSGI itself would serve on, half started."""
     (tmp_path / "broken.py").write_text(
-        "from uniqueid.runtime.request_timeout import Arrival\n"
+        "from uniqueid.runtime.request_timeout import RequestReadTimeout\n"
         'def start(self): raise RuntimeError("can\'t start new thread")\n'
-        "Arrival.start = start\n"
+        "RequestReadTimeout.start = start\n"
     )
     service = Service(url, "--pythonpath", str(tmp_path), "--shared-import", "broken", *options)
     text = failed_start(service)

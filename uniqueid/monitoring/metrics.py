@@ -45,7 +45,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MODE_LABELS = 50
 """How many modes have series of their own. Modes are what clients say: the rest share one."""
 OTHER = "other"
-MAX_TALLIES = 10_000
+MAX_MODES = 10_000
 """How many modes are counted apart for the status page; the rest are counted together."""
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -55,7 +55,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 @dataclass
-class Tally:
+class ModeStats:
     """What one mode got from this process."""
 
     allocations: int = 0
@@ -113,9 +113,9 @@ class Metrics(Observer):
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.tallies: dict[str, Tally] = {}
+        self.mode_stats: dict[str, ModeStats] = {}
         """By mode."""
-        self._tallies_lock = threading.Lock()
+        self._stats_lock = threading.Lock()
         self.state: Callable[[], State] = State
         self._regressions: dict[str, int] = {}
         self._regressions_lock = threading.Lock()
@@ -188,17 +188,17 @@ class Metrics(Observer):
 
     def allocated(self, mode: str, requests: int, count: int, next_id: int) -> None:
         """So many IDs of a mode went out to so many requests."""
-        with self._tallies_lock:
-            tally = self.tallies.get(mode)
-            if tally is None:
-                if len(self.tallies) < MAX_TALLIES and mode != OTHER:
-                    tally = self.tallies[mode] = Tally()
+        with self._stats_lock:
+            stats = self.mode_stats.get(mode)
+            if stats is None:
+                if len(self.mode_stats) < MAX_MODES and mode != OTHER:
+                    stats = self.mode_stats[mode] = ModeStats()
                 else:
-                    tally = self.tallies.setdefault(OTHER, Tally())
-            tally.allocations += requests
-            tally.ids += count
+                    stats = self.mode_stats.setdefault(OTHER, ModeStats())
+            stats.allocations += requests
+            stats.ids += count
             # Two threads may come here the other way round.
-            tally.next_id = max(tally.next_id, next_id)
+            stats.next_id = max(stats.next_id, next_id)
 
     def regressed(self, mode: str) -> None:
         """A counter was found below what was handed out of it."""
@@ -239,26 +239,26 @@ class Metrics(Observer):
         with self._regressions_lock:
             return dict(self._regressions)
 
-    def labelled_tallies(self) -> dict[str, Tally]:
-        """The tallies with series of their own: the first `MODE_LABELS` modes, the others in one.
+    def labelled_stats(self) -> dict[str, ModeStats]:
+        """Those with series of their own: of the first `MODE_LABELS` modes, and the others in one.
 
-        `tallies` keeps the order of first use, so a series never changes its mode.
+        `mode_stats` keeps the order of first use, so a series never changes its mode.
         """
-        labelled: dict[str, Tally] = {}
-        rest = Tally()
-        for mode, tally in list(self.tallies.items()):
+        labelled: dict[str, ModeStats] = {}
+        rest = ModeStats()
+        for mode, stats in list(self.mode_stats.items()):
             if mode != OTHER and len(labelled) < MODE_LABELS:
-                labelled[mode] = tally
+                labelled[mode] = stats
             else:
-                rest.allocations += tally.allocations
-                rest.ids += tally.ids
+                rest.allocations += stats.allocations
+                rest.ids += stats.ids
         return {**labelled, OTHER: rest} if rest.allocations else labelled
 
     def next_ids(self, counters: Mapping[str, int]) -> dict[str, int]:
         """The next ID of the modes used here, then of the fullest others, up to `MODE_LABELS`."""
         found = {
-            mode: max(tally.next_id, counters.get(mode, 0))
-            for mode, tally in self.labelled_tallies().items()
+            mode: max(stats.next_id, counters.get(mode, 0))
+            for mode, stats in self.labelled_stats().items()
             if mode != OTHER
         }
         for mode in sorted(counters, key=counters.__getitem__, reverse=True):
@@ -276,9 +276,13 @@ class _Reading(Collector):
         self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
-        metrics = self._metrics
-        state = metrics.state()
+        state = self._metrics.state()
+        yield from self._requests()
+        yield from self._mode_stats()
+        yield from self._counters(state)
+        yield from self._database(state)
 
+    def _requests(self) -> Iterable[Metric]:
         requests = CounterMetricFamily(
             "uniqueid_http_requests",
             "Requests answered, by route and status.",
@@ -289,25 +293,25 @@ class _Reading(Collector):
             "Seconds from a request's arrival in the application to its answer, by route.",
             labels=["route"],
         )
-        for path, route in metrics.routes.items():
+        for path, route in self._metrics.routes.items():
             statuses, durations, seconds = route.read()
             for status, number in statuses.items():
                 requests.add_metric([path, str(status)], number)
             bounds = [*map(str, SECONDS), "+Inf"]
             request_seconds.add_metric([path], list(zip(bounds, durations, strict=True)), seconds)
-        yield requests
-        yield request_seconds
+        return [requests, request_seconds]
 
+    def _mode_stats(self) -> Iterable[Metric]:
         allocations = CounterMetricFamily(
             "uniqueid_allocations", "Requests for IDs that were met, by mode.", labels=["mode"]
         )
         ids = CounterMetricFamily("uniqueid_ids", "IDs handed out, by mode.", labels=["mode"])
-        for mode, tally in metrics.labelled_tallies().items():
-            allocations.add_metric([mode], tally.allocations)
-            ids.add_metric([mode], tally.ids)
-        yield allocations
-        yield ids
+        for mode, stats in self._metrics.labelled_stats().items():
+            allocations.add_metric([mode], stats.allocations)
+            ids.add_metric([mode], stats.ids)
+        return [allocations, ids]
 
+    def _counters(self, state: State) -> Iterable[Metric]:
         next_id = GaugeMetricFamily(
             "uniqueid_next_id",
             "The next ID of a mode, by the database and by the last allocation here.",
@@ -318,7 +322,7 @@ class _Reading(Collector):
             "The share of a mode's 63-bit space that is used, from 0 to 1.",
             labels=["mode"],
         )
-        for mode, value in metrics.next_ids(state.counters).items():
+        for mode, value in self._metrics.next_ids(state.counters).items():
             next_id.add_metric([mode], value)
             used.add_metric([mode], (value - 1) / MAX_ID)
         yield next_id
@@ -330,12 +334,13 @@ class _Reading(Collector):
             "uniqueid_max_modes", "Counters up to which requests create new ones.", state.max_modes
         )
 
+    def _database(self, state: State) -> Iterable[Metric]:
         regressions = CounterMetricFamily(
             "uniqueid_counter_regressions",
             "Times that a counter in the database was found below what was handed out, by mode.",
             labels=["mode"],
         )
-        for mode, times in metrics.regressions.items():
+        for mode, times in self._metrics.regressions.items():
             regressions.add_metric([mode], times)
         yield regressions
         yield CounterMetricFamily(

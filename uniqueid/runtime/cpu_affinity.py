@@ -29,14 +29,14 @@ log = logging.getLogger(__name__)
 OFF = "off"
 AUTO = "auto"
 
-# Seconds over which the CPUs' load is looked at before the first choice.
-_FIRST_LOOK = 0.1
-# Seconds between two later looks, give or take a half, so that two services which got in each
-# other's way do not step aside together.
-_LOOK_AGAIN = 10.0
-# Others' share of the CPU from which on it is worth a move, and how much better the new one has
-# to be: a move costs what is in its caches.
-_CROWDED = 0.3
+# Seconds over which the load of the CPUs is measured before the first choice.
+_FIRST_INTERVAL = 0.1
+# Seconds between two later measurements, plus or minus a half, so that two services that contend
+# for a CPU do not leave it together.
+_CHECK_INTERVAL = 10.0
+# Utilization by other processes from which a move is considered, and how much lower it has to be on
+# the other CPU: a move loses the contents of caches.
+_CONTENDED = 0.3
 _BETTER = 0.2
 
 Times = Mapping[int, tuple[float, float]]
@@ -70,8 +70,8 @@ def read_times(file: Path = Path("/proc/stat")) -> Times:
     return times
 
 
-def shares(before: Times, after: Times) -> dict[int, float]:
-    """By CPU, how much of the time between two looks it was busy, from 0 to 1."""
+def cpu_utilization(before: Times, after: Times) -> dict[int, float]:
+    """By CPU, how much of the time between two measurements it was busy, from 0 to 1."""
     found = {}
     for cpu, (busy, total) in after.items():
         busy_before, total_before = before.get(cpu, (0.0, 0.0))
@@ -81,34 +81,36 @@ def shares(before: Times, after: Times) -> dict[int, float]:
 
 
 def least_busy(cpus: Collection[int], busy: Mapping[int, float]) -> int:
-    """One of the CPUs that have least to do; which of several like ones is left to chance."""
+    """One of the CPUs with the lowest utilization, at random among similar ones."""
     least = min(busy.get(cpu, 0.0) for cpu in cpus)
     return random.choice([cpu for cpu in cpus if busy.get(cpu, 0.0) <= least + 0.05])
 
 
-def better(cpu: int, cpus: Collection[int], busy: Mapping[int, float], own: float) -> int | None:
+def find_better_cpu(
+    cpu: int, cpus: Collection[int], busy: Mapping[int, float], own: float
+) -> int | None:
     """The CPU to move to; None to stay.
 
     :param own: the share of its CPU that this process used itself.
     """
     others = busy.get(cpu, 0.0) - own
     rest = [other for other in cpus if other != cpu]
-    if others < _CROWDED or not rest:
+    if others < _CONTENDED or not rest:
         return None
     found = least_busy(rest, busy)
     return found if busy.get(found, 0.0) + _BETTER <= others else None
 
 
-class Placement:
+class CpuAffinity:
     """Keeps the process on one CPU.
 
     :param setting: 'auto' to choose, 'off' to leave it to the system, or the CPU's number.
     :raises ConfigError: for a CPU that the process may not use.
     """
 
-    def __init__(self, setting: str, look_again: float = _LOOK_AGAIN) -> None:
+    def __init__(self, setting: str, check_interval: float = _CHECK_INTERVAL) -> None:
         self._setting = setting
-        self._look_again = look_again
+        self._check_interval = check_interval
         self._cpus = allowed()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -120,8 +122,8 @@ class Placement:
                 "[uniqueid] cpu", setting, "settings", f"this process may use {names}, auto or off"
             )
 
-    def settle(self) -> None:
-        """Choose, and move there with all threads that there are; those to come follow.
+    def apply(self) -> None:
+        """Choose a CPU, and move all threads of the process to it; later threads inherit it.
 
         A process that forks calls it after the fork.
         """
@@ -134,13 +136,13 @@ class Placement:
             self._move(int(self._setting))
             return
         before = read_times()
-        time.sleep(_FIRST_LOOK)
-        self._move(least_busy(self._cpus, shares(before, read_times())))
+        time.sleep(_FIRST_INTERVAL)
+        self._move(least_busy(self._cpus, cpu_utilization(before, read_times())))
         if self.cpu is not None:
             self._thread = threads.start(self._run, "placement")
 
     def close(self) -> None:
-        """Look no more; the process stays where it is."""
+        """Stop measuring; the process stays on its CPU."""
         self._closing.set()
 
     def _move(self, cpu: int) -> None:
@@ -161,11 +163,11 @@ class Placement:
     def _run(self) -> None:
         clock: Callable[[], float] = time.monotonic
         before, at, used = read_times(), clock(), time.process_time()
-        while not self._closing.wait(self._look_again * random.uniform(0.5, 1.5)):
+        while not self._closing.wait(self._check_interval * random.uniform(0.5, 1.5)):
             times, now, spent = read_times(), clock(), time.process_time()
             own = (spent - used) / max(now - at, 0.001)
             assert self.cpu is not None
-            to = better(self.cpu, self._cpus, shares(before, times), own)
+            to = find_better_cpu(self.cpu, self._cpus, cpu_utilization(before, times), own)
             if to is not None:
                 self._move(to)
                 if self.cpu is None:

@@ -16,15 +16,15 @@ from contextlib import suppress
 
 from uniqueid.runtime import threads
 
-PATIENCE = 10
+TIMEOUT = 10
 """Seconds that a request has to arrive in, more or less one."""
 _DESCRIPTORS = "/proc/self/fd"
 # Linux' own default for net.core.somaxconn, which bounds it.
 _BACKLOG = 4096
 
 
-class Arrival:
-    """Reads no more from a connection that has been there for `PATIENCE` seconds.
+class RequestReadTimeout:
+    """Reads no more from a connection that has been there for `TIMEOUT` seconds.
 
     Only its reading side is shut down: who is still sending is cut off, and who has sent all of
     the request and waits is answered, however long that takes. So it is for servers that read one
@@ -38,24 +38,24 @@ class Arrival:
         self._rounds: dict[int, int] = {}
 
     def start(self) -> None:
-        """Look at the connections once a second, from a thread; without Linux' /proc never."""
+        """Check the connections once a second, from a thread; never without the /proc of Linux."""
         if self._ports and os.path.isdir(_DESCRIPTORS):
             threads.start(self._run, "arrival")
 
     def _run(self) -> None:
         while True:
             time.sleep(1)
-            self.look()
+            self.check()
 
-    def look(self) -> None:
-        """One look at all sockets; those seen `PATIENCE` times before are read no more.
+    def check(self) -> None:
+        """Check all sockets; those that were there in `TIMEOUT` checks before are read no more.
 
-        Looks are counted, not seconds: a process that was stopped for a while cuts nobody off.
+        Checks are counted, not seconds: a process that was stopped for a while closes none.
         """
         seen: dict[int, int] = {}
         for descriptor, inode in _sockets():
             rounds = seen[inode] = self._rounds.get(inode, 0) + 1
-            if rounds > PATIENCE:
+            if rounds > TIMEOUT:
                 with suppress(OSError):
                     self._shut(descriptor, inode)
         self._rounds = seen
@@ -71,8 +71,8 @@ class Arrival:
                 connection.shutdown(socket.SHUT_RD)
 
 
-def hold_many(ports: Iterable[int]) -> None:
-    """Have the kernel hold as many connections as it may until a thread accepts them.
+def raise_listen_backlog(ports: Iterable[int]) -> None:
+    """Have the kernel keep as many connections as it may until a thread accepts them.
 
     What comes beyond them is not refused, but tried again by its client's kernel after a second.
     uWSGI's own option does not start where the kernel allows less; listen(2) takes what there is.

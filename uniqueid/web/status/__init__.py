@@ -152,7 +152,7 @@ class History:
                     transactions = sample.value
                 elif sample.name.endswith("_sum"):
                     batched = sample.value
-        ids = {mode: tally.ids for mode, tally in list(metrics.tallies.items())}
+        ids = {mode: stats.ids for mode, stats in list(metrics.mode_stats.items())}
         now = self._clock()
         self._samples.append(Sample(now, durations, transactions, batched, sum(ids.values())))
         self._ids.append((now, ids))
@@ -245,18 +245,18 @@ class Status:
         }
 
     def _counters(self, counters: Mapping[str, int]) -> list[dict[str, object]]:
-        tallies = self._metrics.tallies
+        mode_stats = self._metrics.mode_stats
         rates = self.history.rates()
         next_ids = dict(counters)
-        for mode, tally in list(tallies.items()):
+        for mode, stats in list(mode_stats.items()):
             if mode != OTHER:
-                next_ids[mode] = max(counters.get(mode, 1), tally.next_id)
+                next_ids[mode] = max(counters.get(mode, 1), stats.next_id)
         fullest = sorted(next_ids, key=next_ids.__getitem__, reverse=True)
         busiest = sorted(fullest, key=lambda mode: rates.get(mode, 0.0), reverse=True)
         modes = dict.fromkeys([*fullest[: MOST_COUNTERS // 2], *busiest])
         shown = []
         for mode in sorted(itertools.islice(modes, MOST_COUNTERS)):
-            used_here = tallies.get(mode) if mode != OTHER else None
+            used_here = mode_stats.get(mode) if mode != OTHER else None
             next_id = next_ids[mode]
             shown.append(
                 {

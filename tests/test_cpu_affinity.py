@@ -14,7 +14,13 @@ from servers import wait_until
 
 from uniqueid.errors import ConfigError
 from uniqueid.runtime import cpu_affinity
-from uniqueid.runtime.cpu_affinity import Placement, better, least_busy, read_times, shares
+from uniqueid.runtime.cpu_affinity import (
+    CpuAffinity,
+    cpu_utilization,
+    find_better_cpu,
+    least_busy,
+    read_times,
+)
 
 
 def test_the_share_of_each_cpu_is_that_of_the_time_between(tmp_path: Path) -> None:
@@ -25,7 +31,7 @@ def test_the_share_of_each_cpu_is_that_of_the_time_between(tmp_path: Path) -> No
     )
     before = read_times(file)
     file.write_text("cpu0 20 5 15 40 20 0 0 0 7 0\ncpu2 0 0 0 100 0 0 0 0 0 0\nintr 5\n")
-    assert shares(before, read_times(file)) == {0: pytest.approx(0.4), 2: 0.0}
+    assert cpu_utilization(before, read_times(file)) == {0: pytest.approx(0.4), 2: 0.0}
 
 
 def test_the_least_busy_cpu_is_chosen() -> None:
@@ -54,12 +60,12 @@ def test_it_moves_only_for_something_much_better(
     busy: dict[int, float], own: float, to: int | None
 ) -> None:
     """What it uses itself is not held against its CPU."""
-    assert better(0, sorted(busy), busy, own) == to
+    assert find_better_cpu(0, sorted(busy), busy, own) == to
 
 
 def test_a_process_with_one_cpu_stays_there() -> None:
     """There is nowhere to go."""
-    assert better(0, [0], {0: 1.0}, 0.0) is None
+    assert find_better_cpu(0, [0], {0: 1.0}, 0.0) is None
 
 
 @pytest.mark.parametrize("setting", ["auto", "off", "9999"])
@@ -68,10 +74,10 @@ def test_without_a_choice_nothing_is_chosen(setting: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(cpu_affinity.sys, "platform", "win32")
     if setting == "9999":
         with pytest.raises(ConfigError, match=r"cpu = '9999' .*none on this system"):
-            Placement(setting)
+            CpuAffinity(setting)
     else:
-        settled = Placement(setting)
-        settled.settle()
+        settled = CpuAffinity(setting)
+        settled.apply()
         assert settled.cpu is None
 
 
@@ -89,8 +95,8 @@ def read_times():
     return {int(cpu): (now * share, now) for cpu, share in busy.items()}
 
 cpu_affinity.read_times = read_times
-placed = cpu_affinity.Placement("auto", look_again=0.1)
-placed.settle()
+placed = cpu_affinity.CpuAffinity("auto", check_interval=0.1)
+placed.apply()
 while True:
     print(placed.cpu, flush=True)
     sys.stdin.readline()
@@ -156,7 +162,7 @@ def test_it_leaves_a_cpu_that_others_need(placed: Placed) -> None:
 def test_without_the_times_of_the_cpus_any_may_be_chosen(tmp_path: Path) -> None:
     """As with ``ProcSubset=pid``; nothing moves later, and nothing fails."""
     nothing = read_times(tmp_path / "absent")
-    busy = shares(nothing, nothing)
+    busy = cpu_utilization(nothing, nothing)
     assert busy == {}
     assert least_busy({3, 5}, busy) in {3, 5}
-    assert better(3, {3, 5}, busy, own=1.0) is None
+    assert find_better_cpu(3, {3, 5}, busy, own=1.0) is None

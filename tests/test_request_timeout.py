@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from uniqueid.runtime.request_timeout import PATIENCE, Arrival, hold_many, ports
+from uniqueid.runtime.request_timeout import (
+    TIMEOUT,
+    RequestReadTimeout,
+    ports,
+    raise_listen_backlog,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +38,7 @@ def test_the_kernel_holds_as_many_connections_as_it_may() -> None:
         socket.create_server(("127.0.0.1", 0), backlog=1) as other,
     ):
         before = len(os.listdir("/proc/self/fd"))
-        hold_many([server.getsockname()[1]])
+        raise_listen_backlog([server.getsockname()[1]])
         assert len(os.listdir("/proc/self/fd")) == before
         allowed = int(Path("/proc/sys/net/core/somaxconn").read_text())
         assert backlog(server) == min(4096, allowed)
@@ -52,7 +57,7 @@ def backlog(server: socket.socket) -> int:
 def test_only_the_reading_side_is_shut_and_only_of_the_servers_own_connections() -> None:
     """The server reads the end of it, and can still answer; the listener and others stay whole."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("", 0)) as other:
-        arrival = Arrival([server.getsockname()[1]])
+        timeout = RequestReadTimeout([server.getsockname()[1]])
         with (
             socket.create_connection(server.getsockname()) as client,
             socket.create_connection(("127.0.0.1", other.getsockname()[1])) as elsewhere,
@@ -61,11 +66,11 @@ def test_only_the_reading_side_is_shut_and_only_of_the_servers_own_connections()
         ):
             here.settimeout(30)
             there.setblocking(False)
-            for _look in range(PATIENCE):
-                arrival.look()
+            for _look in range(TIMEOUT):
+                timeout.check()
             client.sendall(b"slow")
             assert here.recv(10) == b"slow"
-            arrival.look()
+            timeout.check()
             assert here.recv(10) == b""
             here.sendall(b"answer")
             assert client.recv(10) == b"answer"
@@ -75,7 +80,7 @@ def test_only_the_reading_side_is_shut_and_only_of_the_servers_own_connections()
             there.settimeout(30)
             assert there.recv(10) == b"as before"
         with socket.create_connection(server.getsockname()) as late, server.accept()[0] as here:
-            arrival.look()
+            timeout.check()
             late.sendall(b"quick")
             here.settimeout(30)
             assert here.recv(10) == b"quick"
