@@ -1,17 +1,21 @@
-"""Which package may import which: each knows only what is below it."""
+"""Which package may import which, and that what differs by database stands in its dialect."""
 
 from __future__ import annotations
 
 import ast
 import sys
 from collections.abc import Iterator
+from typing import get_args
 
 import pytest
 from servers import CHECKOUT
 
+from uniqueid.database.url import Kind
+
 SOURCES = CHECKOUT / "uniqueid"
 PONY, BOTTLE = ("pony",), ("bottle",)
 DRIVERS = ("pymysql", "psycopg2", "sqlite3")
+DATABASES = {"sqlite", "mysql", "postgresql"}
 
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     "uniqueid.web": ("uniqueid.allocation", "uniqueid.database", *PONY, *DRIVERS),
@@ -96,6 +100,26 @@ def test_imports_have_no_cycles() -> None:
         assert leaves, sorted(remaining)
         for module in leaves:
             del remaining[module]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_only_dialects_depend_on_the_kind_of_the_database(module: str) -> None:
+    """Nothing else compares with its name, or has a table with a row for each."""
+    if module == "uniqueid.database.url" or within(module, ("uniqueid.database.dialects",)):
+        return
+    found = [
+        (node.value, node.lineno)
+        for node in ast.walk(MODULES[module])
+        if isinstance(node, ast.Constant) and node.value in DATABASES
+    ]
+    assert not found
+
+
+def test_the_table_of_dialects_is_the_only_place_with_a_row_for_each_database() -> None:
+    """To add one is a file, a row there and its schemes in the URL."""
+    table = MODULES["uniqueid.database.dialects"]
+    rows = {node.value for node in ast.walk(table) if isinstance(node, ast.Constant)}
+    assert rows & DATABASES == set(get_args(Kind)) == DATABASES
 
 
 def test_the_modules_are_those_of_the_checkout() -> None:

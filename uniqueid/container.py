@@ -58,6 +58,7 @@ def _check() -> int:
     """
     from uniqueid import config
     from uniqueid.commands import cli
+    from uniqueid.database.dialects import DIALECTS
     from uniqueid.errors import ConfigError
 
     if "UNIQUEID_DBSYNC" in os.environ:
@@ -67,8 +68,8 @@ def _check() -> int:
             file=sys.stderr,
         )
     database = config.load().database
-    if database.kind == "sqlite":
-        place = Path(database.database).parent
+    place = DIALECTS[database.kind].directory(database)
+    if place is not None:
         if not os.access(place, os.W_OK):
             raise ConfigError(
                 "[database] url",
@@ -76,7 +77,7 @@ def _check() -> int:
                 "as configured",
                 f"user {os.getuid()} cannot write to {place}: mount a volume there that it can",
             )
-        if place.stat().st_dev == os.stat("/").st_dev:
+        if os.stat(place).st_dev == os.stat("/").st_dev:
             print(
                 f"uniqueid: WARNING: {database.database} is in the container itself and goes with"
                 f" it; after that every mode starts at 1 again. Mount a volume at {place}",

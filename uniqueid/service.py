@@ -14,6 +14,7 @@ from uniqueid import __version__, logs
 from uniqueid.allocation.allocator import Allocator
 from uniqueid.config import Configuration, load
 from uniqueid.database import schema
+from uniqueid.database.dialects import DIALECTS
 from uniqueid.database.durability import DurabilityMonitor
 from uniqueid.database.store import Store
 from uniqueid.database.url import DatabaseURL
@@ -257,11 +258,8 @@ def make_fence(
 
 def _where(database: DatabaseURL) -> dict[str, str]:
     """Kind and host of a database, for everybody to see."""
-    if database.kind == "sqlite":
-        return {"kind": "SQLite", "host": "a local file"}
-    kind = {"mysql": "MySQL or MariaDB", "postgresql": "PostgreSQL"}[database.kind]
-    host = database.host or "localhost"
-    return {"kind": kind, "host": f"{host}:{database.port}" if database.port else host}
+    dialect = DIALECTS[database.kind]
+    return {"kind": dialect.name, "host": dialect.host(database)}
 
 
 def make_monitor(
@@ -284,6 +282,6 @@ def make_monitor(
         require,
         lambda: allocator.high_water_marks,
         incidents=incidents,
-        close_each=configuration.database.kind == "sqlite",
+        close_each=store.dialect.session_per_health_check,
     )
     return health.HealthMonitor(check)

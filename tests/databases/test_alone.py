@@ -15,8 +15,8 @@ import pytest
 from pony.orm import db_session
 from psycopg2 import extensions
 
+from uniqueid.database.dialects.postgresql_provider import wait_for_answer
 from uniqueid.database.errors import Cause
-from uniqueid.database.postgresql_provider import wait_for_answer
 from uniqueid.errors import MAX_ID, ModeBusy
 from uniqueid.fence.store import FencedStore
 from uniqueid.model import CounterUpdate

@@ -12,7 +12,6 @@ from servers import MariaDB, PostgreSQL, Process, Service, run_cmd, wait_until
 
 from uniqueid.database import schema
 from uniqueid.database.dialects import DIALECTS
-from uniqueid.database.dialects.base import ServerDialect
 from uniqueid.database.durability import DurabilityMonitor
 from uniqueid.errors import UnsafeSession
 
@@ -149,7 +148,6 @@ def test_a_session_that_has_lost_its_settings_is_refused(
 ) -> None:
     """By the same check that follows the settings in each new session."""
     dialect = DIALECTS[direct.store.url.kind]
-    assert isinstance(dialect, ServerDialect)
     statement, name = {
         ("mariadb", "isolation"): (
             "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",

@@ -491,9 +491,9 @@ def test_a_sqlite_session_is_verified(
         for statement in ("PRAGMA synchronous = FULL", "PRAGMA journal_mode = WAL", pragma):
             connection.execute(statement).fetchall()
         if not pattern:
-            SQLite().verify_session(connection)
+            SQLite().check_session(connection)
         else:
             with pytest.raises(UnsafeSession, match=re.compile(pattern)):
-                SQLite().verify_session(connection)
+                SQLite().check_session(connection)
     finally:
         connection.close()

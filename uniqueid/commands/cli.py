@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -141,12 +140,7 @@ def _dbsync(arguments: argparse.Namespace) -> int:
     create = until is None or datetime.now(UTC) < until
     create &= arguments.to is None and not arguments.no_create
     store = service.make_store(configuration, create=create)
-    if (
-        not create
-        and arguments.to is None
-        and store.url.kind == "sqlite"
-        and not os.path.lexists(store.url.database)
-    ):
+    if not create and arguments.to is None and store.dialect.is_missing(store.url):
         raise schema.no_tables(store)
     store.connect(settings.connect_attempts, settings.connect_wait)
     if arguments.to is not None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pony.orm import Database, db_session
 
+from uniqueid.database.dialects.base import Dialect
 from uniqueid.database.errors import Cause, LostUpdate, classify
 
 _FIND_STEP = 100
@@ -29,10 +30,10 @@ class EqualModes:
     Used by one thread at a time, as the store that owns it.
     """
 
-    def __init__(self, database: Database, placeholder: str) -> None:
+    def __init__(self, database: Database, dialect: Dialect) -> None:
         self._database = database
-        self._placeholder = placeholder
-        quote = database.provider.quote_name
+        self._placeholder = dialect.placeholder
+        quote = dialect.quote
         self._table, self._id, self._value = quote("uniqueindex"), quote("id"), quote("index")
         self._marks: dict[str, tuple[str, ...]] = {}
         """Counter to the names of its high-water marks."""

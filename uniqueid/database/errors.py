@@ -1,40 +1,19 @@
 """What an error of a database driver means for a transaction.
 
-Codes: MySQL's server and client error references and MariaDB's, PostgreSQL's manual appendix A
-(SQLSTATE), SQLite's result codes.
+Each dialect has the error codes of its driver.
 """
 
 from __future__ import annotations
 
-import re
-import sqlite3
 from collections.abc import Iterator
-from enum import Enum
 
 from pony.orm import core
 from pony.orm.dbapiprovider import DBException
 
+from uniqueid.database.dialects import DIALECTS
+from uniqueid.database.dialects.base import Cause
 
-class Cause(Enum):
-    """Why a transaction failed; the value is the metric's label."""
-
-    CONNECTION = "connection"
-    """The session is gone or of no use (a read-only replica): a new one may work."""
-    SERIALIZATION = "serialization"
-    """Another transaction was first."""
-    DEADLOCK = "deadlock"
-    LOCK_TIMEOUT = "lock_timeout"
-    DUPLICATE_KEY = "duplicate_key"
-    """Two processes used a mode, or made a table, for the first time."""
-    NOT_STORABLE = "not_storable"
-    """A text which the database's character set or column cannot hold."""
-    NO_TABLE = "no_table"
-    """The schema is not there: somebody dropped it, or it is another database."""
-    LOST_UPDATE = "lost_update"
-    """The counter was not what had been read: the lock on it was lost."""
-    OTHER = "other"
-    """No disk space, no privilege: trying again at once would change nothing."""
-
+__all__ = ["TRANSIENT", "Cause", "LostUpdate", "classify", "explain", "is_rejected"]
 
 TRANSIENT = frozenset(Cause) - {Cause.NOT_STORABLE, Cause.NO_TABLE, Cause.OTHER}
 """The causes after which the whole transaction is worth another try."""
@@ -42,50 +21,6 @@ TRANSIENT = frozenset(Cause) - {Cause.NOT_STORABLE, Cause.NO_TABLE, Cause.OTHER}
 
 class LostUpdate(Exception):
     """The guarded UPDATE met another value than the one that had been read under its lock."""
-
-
-_MYSQL = {
-    **dict.fromkeys(
-        (1040, 1047, 1053, 1077, 1129, 1152, 1158, 1159, 1160, 1161, 1317, 1927, 4031),
-        Cause.CONNECTION,
-    ),
-    # the client library's own
-    **dict.fromkeys((2002, 2003, 2006, 2013, 2014, 2055), Cause.CONNECTION),
-    # a server which takes no writes: read_only, super_read_only, a transaction begun on one
-    **dict.fromkeys((1290, 1792, 1836, 3100), Cause.CONNECTION),
-    **dict.fromkeys((1020, 1180, 3101), Cause.SERIALIZATION),
-    1213: Cause.DEADLOCK,
-    **dict.fromkeys((1205, 1969, 3024, 3572), Cause.LOCK_TIMEOUT),
-    # a row; or a key that another process adds at the same moment
-    **dict.fromkeys((1061, 1062, 1068), Cause.DUPLICATE_KEY),
-    1146: Cause.NO_TABLE,
-    **dict.fromkeys((1264, 1267, 1366, 1406, 3988), Cause.NOT_STORABLE),
-}
-_POSTGRESQL = {
-    **dict.fromkeys(("57P01", "57P02", "57P03", "57P05", "53300", "25006"), Cause.CONNECTION),
-    "40001": Cause.SERIALIZATION,
-    "40P01": Cause.DEADLOCK,
-    "42P01": Cause.NO_TABLE,
-    **dict.fromkeys(("55P03", "57014"), Cause.LOCK_TIMEOUT),
-    # unique_violation, and what DDL says when another process makes the same table, its type, or
-    # its key, at the same moment
-    **dict.fromkeys(("23505", "42P07", "42P16", "42710"), Cause.DUPLICATE_KEY),
-    **dict.fromkeys(("22001", "22003", "22021", "22P05"), Cause.NOT_STORABLE),
-}
-_SQLITE = {
-    sqlite3.SQLITE_BUSY: Cause.LOCK_TIMEOUT,
-    sqlite3.SQLITE_LOCKED: Cause.LOCK_TIMEOUT,
-    sqlite3.SQLITE_CANTOPEN: Cause.CONNECTION,
-    sqlite3.SQLITE_CONSTRAINT: Cause.DUPLICATE_KEY,
-}
-
-_MYSQL_REJECTED = frozenset({1044, 1045, 1049, 1130, 1698, 3118, 4151})
-"""Access denied, unknown database, host that may not connect, locked account."""
-_POSTGRESQL_REJECTED = re.compile(
-    r"FATAL:\s+(password authentication failed|no pg_hba\.conf entry|pg_hba\.conf rejects"
-    r'|(role|database) ".*" (does not exist|is not permitted to log in))'
-)
-"""libpq passes no SQLSTATE on for a connection that the server rejects, only its message."""
 
 
 def classify(error: BaseException) -> Cause | None:
@@ -102,13 +37,7 @@ def classify(error: BaseException) -> Cause | None:
 def is_rejected(error: BaseException) -> bool:
     """Whether the server rejected the user, the password or the database's name, which waiting
     does not change."""
-    for link in _chain(error):
-        module = type(link).__module__
-        if module.startswith(("pymysql", "MySQLdb")) and link.args:
-            return link.args[0] in _MYSQL_REJECTED
-        if module.startswith("psycopg2"):
-            return _POSTGRESQL_REJECTED.search(str(link)) is not None
-    return False
+    return any(dialect.is_rejected(link) for link in _chain(error) for dialect in DIALECTS.values())
 
 
 def explain(error: BaseException) -> str:
@@ -139,27 +68,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _of_driver(error: BaseException) -> Cause | None:
-    if isinstance(error, sqlite3.Error):
-        if str(error).startswith("no such table"):
-            # SQLite has no code of its own for it.
-            return Cause.NO_TABLE
-        code = getattr(error, "sqlite_errorcode", None)
-        # The low byte is the primary result code, the rest says more about it.
-        return _SQLITE.get(code & 0xFF, Cause.OTHER) if code is not None else Cause.OTHER
     if isinstance(error, OSError):
         return Cause.CONNECTION
-    module = type(error).__module__
-    if module.startswith(("pymysql", "MySQLdb")):
-        if type(error).__name__ == "InterfaceError":
-            return Cause.CONNECTION
-        code = error.args[0] if error.args else None
-        return _MYSQL.get(code, Cause.OTHER) if isinstance(code, int) else Cause.CONNECTION
-    if module.startswith("psycopg2"):
-        if type(error).__name__ == "InterfaceError":
-            return Cause.CONNECTION
-        state = getattr(error, "pgcode", None)
-        # The client library has no SQLSTATE of its own: what it finds is a broken connection.
-        if state is None or state.startswith("08"):
-            return Cause.CONNECTION
-        return _POSTGRESQL.get(state, Cause.OTHER)
+    for dialect in DIALECTS.values():
+        cause = dialect.cause_of(error)
+        if cause is not None:
+            return cause
     return None

@@ -33,12 +33,13 @@ second range is above the first, by the guard, and no ID has come twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pony.orm import Database, db_session
 
+from uniqueid.database.dialects.base import Dialect
 from uniqueid.database.errors import LostUpdate
 from uniqueid.errors import KeyReused
 from uniqueid.model import (
@@ -171,16 +172,15 @@ class Plan:
 class Journal:
     """The table of one database."""
 
-    def __init__(self, database: Database, kind: str) -> None:
+    def __init__(self, database: Database, dialect: Dialect) -> None:
         self._database = database
-        self._kind = kind
-        quote = database.provider.quote_name
+        self._dialect = dialect
+        quote = dialect.quote
         self._table = quote(TABLE)
         self._names = {name: quote(name) for name in ("id", "replays", *COLUMNS)}
         named = ", ".join(self._names[name] for name in COLUMNS)
-        self._mark = "?" if kind == "sqlite" else "%s"
         self._insert_sql = f"INSERT INTO {self._table} ({named}) VALUES "
-        self._row_sql = "(" + ", ".join([self._mark] * len(COLUMNS)) + ")"
+        self._row_sql = "(" + ", ".join([dialect.placeholder] * len(COLUMNS)) + ")"
         order = ("id", *COLUMNS, "replays")
         self._select_sql = (
             f"SELECT {', '.join(self._names[name] for name in order)} FROM {self._table} WHERE "
@@ -189,9 +189,10 @@ class Journal:
     def exists(self) -> bool:
         """Whether there is a table: dbsync makes it with version 1.1 of the schema."""
         with db_session:
-            return bool(
-                self._database.select(COLUMN_TYPE[self._kind], {}, {"table": TABLE, "column": "id"})
-            )
+            return self._dialect.describe(self._select, TABLE) is not None
+
+    def _select(self, sql: str, values: Mapping[str, object]) -> Sequence[tuple[Any, ...]]:
+        return self._database.select(sql, {}, values)  # type: ignore[no-any-return]
 
     # -- for the committer ----------------------------------------------------------------------
 
@@ -367,33 +368,15 @@ def _text(value: str | bytes) -> str:
     return value.decode("ascii") if isinstance(value, bytes) else str(value)
 
 
-COLUMN_TYPE = {
-    "mysql": "SELECT data_type FROM information_schema.columns WHERE table_schema = DATABASE()"
-    " AND table_name = $table AND column_name = $column",
-    "postgresql": "SELECT data_type FROM information_schema.columns"
-    " WHERE table_schema = ANY(current_schemas(false))"
-    " AND table_name = $table AND column_name = $column",
-    "sqlite": "SELECT type FROM pragma_table_info($table) WHERE name = $column",
-}
-"""How a kind of database is asked for the type of a column; no row where there is none."""
-
-
-def statements(kind: str, quote: Callable[[str], str], mode_type: str) -> list[str]:
-    """What makes the table where there is none.
+def statements(dialect: Dialect, mode_type: str) -> list[str]:
+    """The SQL that creates the table where there is none.
 
     :param mode_type: the column type of a mode, as the counters have it.
     """
-    number = {
-        "sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT",
-        "mysql": "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY",
-        "postgresql": "BIGSERIAL PRIMARY KEY",
-    }[kind]
-    # Compared byte by byte, with blanks at the end.
-    exact = "VARBINARY" if kind == "mysql" else "VARCHAR"
-    types = {
-        "id": number,
-        "idempotency_key": f"{exact}({MAX_KEY_LENGTH})",
-        "caller": f"{exact}({MAX_CALLER_LENGTH}) NOT NULL",
+    columns = {
+        "id": dialect.generated_key,
+        "idempotency_key": f"{dialect.exact_text}({MAX_KEY_LENGTH})",
+        "caller": f"{dialect.exact_text}({MAX_CALLER_LENGTH}) NOT NULL",
         "mode": f"{mode_type} NOT NULL",
         "first": "BIGINT NOT NULL",
         "last": "BIGINT NOT NULL",
@@ -403,26 +386,11 @@ def statements(kind: str, quote: Callable[[str], str], mode_type: str) -> list[s
         "request_id": "VARCHAR(128) NOT NULL",
         "replays": "INTEGER NOT NULL DEFAULT 0",
     }
-    # Rows without a key do not meet each other in the unique index: NULL is no value.
+    # Rows without a key are not equal in the unique index: NULL is no value.
     indexes = {
-        f"{TABLE}_key": ("UNIQUE ", ("idempotency_key", "caller")),
-        f"{TABLE}_mode": ("", ("mode", "first")),
-        f"{TABLE}_expires": ("", ("expires",)),
-        f"{TABLE}_time": ("", ("time",)),
+        f"{TABLE}_key": (True, ("idempotency_key", "caller")),
+        f"{TABLE}_mode": (False, ("mode", "first")),
+        f"{TABLE}_expires": (False, ("expires",)),
+        f"{TABLE}_time": (False, ("time",)),
     }
-    lines = [f"{quote(name)} {type}" for name, type in types.items()]
-    if kind == "mysql":
-        lines += [
-            f"{unique}KEY {quote(name)} ({', '.join(map(quote, columns))})"
-            for name, (unique, columns) in indexes.items()
-        ]
-        end = " ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4"
-        return [f"CREATE TABLE IF NOT EXISTS {quote(TABLE)} ({', '.join(lines)}){end}"]
-    return [
-        f"CREATE TABLE IF NOT EXISTS {quote(TABLE)} ({', '.join(lines)})",
-        *(
-            f"CREATE {unique}INDEX IF NOT EXISTS {quote(name)} ON {quote(TABLE)}"
-            f" ({', '.join(map(quote, columns))})"
-            for name, (unique, columns) in indexes.items()
-        ),
-    ]
+    return dialect.create_table(TABLE, columns, indexes)

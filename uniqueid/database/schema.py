@@ -11,21 +11,22 @@ so that `step_back` has to come before it.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from pony.orm import db_session
 
-from uniqueid.database.dialects import DIALECTS
 from uniqueid.database.dialects.base import Select, TableProblem
 from uniqueid.database.errors import TRANSIENT, classify, explain
-from uniqueid.database.journal import COLUMN_TYPE, statements
+from uniqueid.database.journal import statements
 from uniqueid.database.store import Store
 from uniqueid.database.table_checks import COUNTERS, JOURNAL, check_tables
 from uniqueid.errors import SYNC, SYNC_NEW, DatabaseUnavailable, SchemaError, UnsafeSession
 
 log = logging.getLogger(__name__)
+
+VERSION = "uniqueindexsystem"
+"""The table of the version's parts."""
 
 CURRENT = (1, 1)
 OLD = (1, 0)
@@ -120,7 +121,7 @@ def sync(store: Store, *, create: bool = True) -> list[str]:
 
 def no_tables(store: Store) -> SchemaError:
     """Why ``dbsync --no-create`` changes nothing, and what to do."""
-    if store.url.kind == "sqlite" and not os.path.lexists(store.url.database):
+    if store.dialect.is_missing(store.url):
         found = f"there is no file {store.url.database}"
     else:
         found = f"the database {store.url} has no tables"
@@ -197,26 +198,17 @@ def _refuse_broken(found: Found) -> None:
 
 
 def _inspect(store: Store) -> Found:
-    dialect = DIALECTS[store.url.kind]
-    counters = dialect.describe(_select(store), COUNTERS)
+    dialect, select = store.dialect, _select(store)
+    counters = dialect.describe(select, COUNTERS)
     if counters is None:
         return Found(None)
-    problems = tuple(
-        check_tables(
-            _select(store),
-            dialect,
-            store.database.provider.quote_name,
-            counters,
-            dialect.describe(_select(store), JOURNAL),
-        )
-    )
+    problems = tuple(check_tables(select, dialect, counters, dialect.describe(select, JOURNAL)))
     narrow = dialect.is_narrow_integer(counters.columns.get("index", ""))
-    if _column_type(store, "uniqueindexsystem", "value") is None:
+    version = dialect.describe(select, VERSION)
+    if version is None or "value" not in version.columns:
         return Found((0, 0), narrow, problems)
-    quote = store.database.provider.quote_name
-    rows = store.database.select(
-        f"SELECT {quote('part')}, {quote('value')} FROM {quote('uniqueindexsystem')}", {}, {}
-    )
+    quote = dialect.quote
+    rows = select(f"SELECT {quote('part')}, {quote('value')} FROM {quote(VERSION)}", {})
     parts = {str(part): int(value) for part, value in rows}
     return Found((parts.get("major", 0), parts.get("minor", 0)), narrow, problems)
 
@@ -226,57 +218,22 @@ def _select(store: Store) -> Select:
     return lambda sql, values: store.database.select(sql, {}, values)
 
 
-def _column_type(store: Store, table: str, column: str) -> str | None:
-    types = store.database.select(
-        COLUMN_TYPE[store.url.kind], {}, {"table": table, "column": column}
-    )
-    return str(types[0]) if types else None
-
-
 # -- changing ---------------------------------------------------------------------------------
 
 
 def _create_counters(store: Store, found: Found) -> None:
-    quote = store.database.provider.quote_name
-    suffix = ""
-    if store.url.kind == "mysql":
-        # Each mode a counter of its own, so nothing that takes two spellings for one.
-        rows = store.database.execute(
-            "SELECT collation_name FROM information_schema.collations WHERE collation_name IN"
-            " ('utf8mb4_nopad_bin', 'utf8mb4_0900_bin', 'utf8mb4_bin')",
-            {},
-            {},
-        ).fetchall()
-        names = {str(row[0]) for row in rows}
-        exact = names & {"utf8mb4_nopad_bin", "utf8mb4_0900_bin"} or names
-        suffix = f" ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE {min(exact)}"
+    quote = store.dialect.quote
     columns = f"{quote('id')} VARCHAR(255) NOT NULL PRIMARY KEY, {quote('index')} BIGINT NOT NULL"
-    _execute(store, f"CREATE TABLE IF NOT EXISTS {quote('uniqueindex')} ({columns}){suffix}")
+    options = store.dialect.counters_options(_select(store))
+    _execute(store, f"CREATE TABLE IF NOT EXISTS {quote(COUNTERS)} ({columns}){options}")
 
 
 def _widen_counters(store: Store, found: Found) -> None:
-    quote = store.database.provider.quote_name
-    table, column = quote("uniqueindex"), quote("index")
-    if store.url.kind == "mysql":
-        _execute(store, f"ALTER TABLE {table} MODIFY {column} BIGINT NOT NULL")
-    else:
-        _execute(store, f"ALTER TABLE {table} ALTER COLUMN {column} TYPE BIGINT")
+    _execute(store, store.dialect.widen_column(COUNTERS, "index"))
 
 
 def _create_journal(store: Store, found: Found) -> None:
-    kind = store.url.kind
-    mode = "VARCHAR(255)"
-    if kind == "mysql":
-        # What one counter is there has to be one mode here.
-        row = store.database.execute(
-            "SELECT character_set_name, collation_name FROM information_schema.columns"
-            " WHERE table_schema = DATABASE() AND table_name = 'uniqueindex'"
-            " AND column_name = 'id'",
-            {},
-            {},
-        ).fetchone()
-        mode += " CHARACTER SET {} COLLATE {}".format(*row)
-    for statement in statements(kind, store.database.provider.quote_name, mode):
+    for statement in statements(store.dialect, store.dialect.mode_type(_select(store))):
         _execute(store, statement)
 
 
@@ -286,8 +243,8 @@ def _repair_tables(store: Store, found: Found) -> None:
 
 
 def _record_version(store: Store, found: Found) -> None:
-    quote = store.database.provider.quote_name
-    table, part, value = quote("uniqueindexsystem"), quote("part"), quote("value")
+    quote = store.dialect.quote
+    table, part, value = quote(VERSION), quote("part"), quote("value")
     _execute(
         store,
         f"CREATE TABLE IF NOT EXISTS {table} ({part} VARCHAR(255) NOT NULL PRIMARY KEY,"
@@ -297,8 +254,8 @@ def _record_version(store: Store, found: Found) -> None:
 
 
 def _write_version(store: Store, version: tuple[int, int]) -> None:
-    quote = store.database.provider.quote_name
-    table, part, value = quote("uniqueindexsystem"), quote("part"), quote("value")
+    quote = store.dialect.quote
+    table, part, value = quote(VERSION), quote("part"), quote("value")
     # The major part last: where DDL commits by itself, a half-recorded version reads as an old one.
     for name, number in (("minor", version[1]), ("major", version[0])):
         update = f"UPDATE {table} SET {value} = {number} WHERE {part} = '{name}'"

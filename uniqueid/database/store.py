@@ -7,35 +7,32 @@ Pony's connection, which the database commits by itself: one round trip, and no 
 from __future__ import annotations
 
 import logging
-import os
 import random
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from pony.orm import Database, PrimaryKey, Required, db_session
 
 from uniqueid.database.dialects import DIALECTS
-from uniqueid.database.dialects.base import LOCK_WAIT, ServerDialect
+from uniqueid.database.dialects.base import LOCK_WAIT
 from uniqueid.database.durability import DurabilityMonitor
 from uniqueid.database.equal_modes import EqualModes
 from uniqueid.database.errors import TRANSIENT, Cause, LostUpdate, classify, explain, is_rejected
 from uniqueid.database.journal import Journal, Plan, Record
-from uniqueid.database.providers import binding
 from uniqueid.database.url import DatabaseURL
 from uniqueid.errors import (
     MAX_ID,
     SYNC,
-    SYNC_NEW,
     CounterExhausted,
     CounterRegressed,
     DatabaseUnavailable,
     JournalMissing,
     ModeBusy,
     ModeNotStorable,
-    SchemaError,
     TooManyModes,
     UniqueIDError,
     UnsafeSession,
@@ -104,6 +101,7 @@ class Store:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.url = url
+        self.dialect = DIALECTS[url.kind]
         self.max_modes = max_modes
         self.connections = 0
         """How many connections were made so far: a new one may lead to another server."""
@@ -161,7 +159,7 @@ class Store:
         with self._opening:
             if self._opened:
                 return
-            provider, arguments = binding(
+            provider, arguments = self.dialect.binding(
                 self.url,
                 create=self._create,
                 connect_timeout=min(self._timeout, 5),
@@ -174,25 +172,25 @@ class Store:
                 raise self._unavailable(error) from error
             self.database.generate_mapping(check_tables=False)
             self._prepare_sql()
-            self.journal = Journal(self.database, self.url.kind)
-            self._equal_modes = EqualModes(self.database, self._mark)
+            self.journal = Journal(self.database, self.dialect)
+            self._equal_modes = EqualModes(self.database, self.dialect)
             self._journal_found = False
             self._opened = True
 
     def _prepare_sql(self) -> None:
-        quote = self.database.provider.quote_name
+        quote = self.dialect.quote
         table, key, value = quote("uniqueindex"), quote("id"), quote("index")
-        lock = "" if self.url.kind == "sqlite" else " FOR UPDATE"
+        lock = self.dialect.row_lock
         self._select = f"SELECT {key}, {value} FROM {table} WHERE {key} = $mode{lock}"
         self._insert = f"INSERT INTO {table} ({key}, {value}) VALUES ($mode, $next_id)"
         # Guarded by the value that was read: if the lock was lost in between, nothing is written.
         update = f"UPDATE {table} SET {value} = {{}} WHERE {key} = {{}} AND {value} = {{}}"
         self._update = update.format("$next_id", "$mode", "$found")
         # The same for the driver itself, without Pony.
-        mark = "?" if self.url.kind == "sqlite" else "%s"
+        mark = self.dialect.placeholder
         self._update_alone = update.format(mark, mark, mark)
         # The keys by themselves as well, so that no database reads any other row.
-        values = "VALUES " if self.url.kind == "sqlite" else ""
+        values = self.dialect.row_values
         self._update_all = (
             f"UPDATE {table} SET {value} = {value} + {{added}}"
             f" WHERE {key} IN ({{modes}}) AND ({key}, {value}) IN ({values}{{found}})"
@@ -211,8 +209,7 @@ class Store:
             for another reason than that somebody else has it locked.
         :raises SchemaError: when there is no SQLite file.
         """
-        if self.url.kind == "sqlite":
-            self._look_at_file()
+        self.dialect.check_before_connect(self.url, self._create)
         for attempt in range(1, attempts + 1):
             try:
                 self.open()
@@ -227,8 +224,7 @@ class Store:
                 # Waiting changes no variable.
                 raise
             except DatabaseUnavailable as error:
-                if self.url.kind == "sqlite" and not _is_locked(error):
-                    # Time would not mend it.
+                if not self.dialect.may_recover(classify(error.__cause__ or error)):
                     cause = f"{self.url.database} cannot be opened: {error.cause}"
                     raise DatabaseUnavailable(cause) from error
                 if error.__cause__ is not None and is_rejected(error.__cause__):
@@ -241,30 +237,6 @@ class Store:
                 if attempt == attempts:
                     raise
             self._sleep(wait)
-
-    def _look_at_file(self) -> None:
-        """See whether there can be an SQLite database at its path: SQLite itself gives no reason.
-
-        Without opening it, which would end the locks that this process has on it (SQLite's
-        documentation, "How To Corrupt An SQLite Database File", 2.2).
-        """
-        path = self.url.database
-        directory = os.path.dirname(path)
-        reason = ""
-        if os.path.isdir(path):
-            reason = "it is a directory"
-        elif os.path.lexists(path):
-            if not os.access(path, os.R_OK | os.W_OK):
-                reason = "this user may not read and write it, or it leads nowhere"
-        elif not self._create:
-            # Waiting would not make it appear, and a fresh one would start at 1.
-            raise SchemaError(f"there is no file {path} yet", SYNC_NEW)
-        elif not os.path.isdir(directory):
-            reason = f"there is no directory {directory}"
-        elif not os.access(directory, os.W_OK | os.X_OK):
-            reason = f"this user may not write in the directory {directory}"
-        if reason:
-            raise DatabaseUnavailable(f"{path} cannot be opened: {reason}")
 
     def disconnect(self) -> None:
         """Close this thread's connection; the next call makes a new one."""
@@ -325,10 +297,8 @@ class Store:
         self.database.select("SELECT 1", {}, {})
 
     def _check_session(self) -> None:
-        dialect = DIALECTS[self.url.kind]
-        if isinstance(dialect, ServerDialect):
-            with self.database.get_connection().cursor() as cursor:
-                self._durability.report(dialect.check_session(cursor))
+        with closing(self.database.get_connection().cursor()) as cursor:
+            self._durability.report(self.dialect.check_session(cursor))
 
     def need_journal(self) -> None:
         """See that there is a table for entries.
@@ -482,7 +452,7 @@ class Store:
                 # SQLite's file is another one: whoever sees the number looks at the counters.
                 self.connections += 1
                 return None
-            if self.url.kind == "mysql" and not connection.get_autocommit():
+            if self.dialect.autocommit_costs_round_trip and not connection.get_autocommit():
                 # To change that takes a round trip, which has to pay.
                 self._single += 1
                 if self._single < _SINGLE_BEFORE_CHANGE:
@@ -509,7 +479,7 @@ class Store:
         cause = classify(error)
         if cause is Cause.NOT_STORABLE:
             raise _OneMode(ModeNotStorable(mode), mode) from error
-        if cause is Cause.LOCK_TIMEOUT and self.url.kind != "sqlite":
+        if cause is Cause.LOCK_TIMEOUT and self.dialect.locks_rows:
             raise _OneMode(ModeBusy(mode), mode) from error
 
     def _remember(self, outcomes: Mapping[str, Outcome]) -> None:
@@ -638,7 +608,7 @@ class Store:
             self.journal.insert(rows)
         except Exception as error:
             keyed = [record.mode for record, _first in rows if record.key is not None]
-            if classify(error) is Cause.LOCK_TIMEOUT and self.url.kind != "sqlite" and keyed:
+            if classify(error) is Cause.LOCK_TIMEOUT and self.dialect.locks_rows and keyed:
                 # A key that is in flight elsewhere, with another mode.
                 raise _OneMode(ModeBusy(keyed[0]), keyed[0]) from error
             raise
@@ -769,7 +739,3 @@ class Store:
             mode: CounterUpdate(left.counter, left.next_id, totals[mode], left.next_id)
             for mode, left in expected.items()
         }
-
-
-def _is_locked(error: DatabaseUnavailable) -> bool:
-    return error.__cause__ is not None and classify(error.__cause__) is Cause.LOCK_TIMEOUT

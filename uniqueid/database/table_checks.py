@@ -8,7 +8,7 @@ own. Most of it is in the catalog, the rest takes one reading of the counters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from uniqueid.database.dialects.base import Dialect, Select, Table, TableProblem
@@ -17,11 +17,9 @@ from uniqueid.errors import MAX_ID, SYNC
 COUNTERS = "uniqueindex"
 JOURNAL = "uniqueidjournal"
 
-Quote = Callable[[str], str]
-
 
 def check_tables(
-    select: Select, dialect: Dialect, quote: Quote, counters: Table, journal: Table | None
+    select: Select, dialect: Dialect, counters: Table, journal: Table | None
 ) -> list[TableProblem]:
     """All problems of the tables, first those that ``dbsync`` cannot repair.
 
@@ -31,10 +29,10 @@ def check_tables(
     problems = [*counters.problems, *_column_problems(dialect, counters)]
     if not problems:
         # The rows, once it is certain what a comparison of them means.
-        problems = _row_problems(select, dialect, quote, counters)
-        problems += _counters_key(select, dialect, quote, counters)
+        problems = _row_problems(select, dialect, counters)
+        problems += _counters_key(select, dialect, counters)
     if journal is not None:
-        problems += journal.problems or _journal_key(select, dialect, quote, journal)
+        problems += journal.problems or _journal_key(select, dialect, journal)
     return sorted(problems, key=lambda problem: bool(problem.repair))
 
 
@@ -66,9 +64,8 @@ def _column_problems(dialect: Dialect, table: Table) -> list[TableProblem]:
     return problems
 
 
-def _row_problems(
-    select: Select, dialect: Dialect, quote: Quote, table: Table
-) -> list[TableProblem]:
+def _row_problems(select: Select, dialect: Dialect, table: Table) -> list[TableProblem]:
+    quote = dialect.quote
     mode, next_id = quote("id"), quote("index")
     rows = select(
         f"SELECT {mode}, {next_id} FROM {quote(table.name)}"
@@ -90,9 +87,8 @@ def _describe_row(table: str, mode: Any, next_id: Any) -> tuple[str, str]:
     return f"the next ID of mode {mode!r} is {next_id}, and must be from 0 to {MAX_ID + 1}", remedy
 
 
-def _counters_key(
-    select: Select, dialect: Dialect, quote: Quote, table: Table
-) -> list[TableProblem]:
+def _counters_key(select: Select, dialect: Dialect, table: Table) -> list[TableProblem]:
+    quote = dialect.quote
     unique = frozenset({"id"}) in table.unique_keys
     if unique and "id" not in table.nullable and dialect.unique_keys_cover_collation:
         return []
@@ -114,12 +110,11 @@ def _counters_key(
     if "id" in table.nullable and table.has_primary_key:
         return [TableProblem(f"the column id of {table.name} accepts NULL", "make it NOT NULL")]
     found = f"{table.name} has no unique key on the column id"
-    return [TableProblem(found, SYNC, dialect.add_key(table, quote, "id"))]
+    return [TableProblem(found, SYNC, dialect.add_key(table, "id"))]
 
 
-def _journal_key(
-    select: Select, dialect: Dialect, quote: Quote, table: Table
-) -> Sequence[TableProblem]:
+def _journal_key(select: Select, dialect: Dialect, table: Table) -> Sequence[TableProblem]:
+    quote = dialect.quote
     columns = ("idempotency_key", "caller")
     if frozenset(columns) in table.unique_keys:
         return []
@@ -142,4 +137,4 @@ def _journal_key(
             )
         ]
     found = f"{table.name} has no unique key on the columns {' and '.join(columns)}"
-    return [TableProblem(found, SYNC, dialect.add_unique_index(table, quote, *columns))]
+    return [TableProblem(found, SYNC, dialect.add_unique_index(table, *columns))]

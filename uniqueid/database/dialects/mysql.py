@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pony.orm.dbapiprovider import Pool, wrap_dbapi_exceptions
+from pony.orm.dbproviders import mysql
 
 from uniqueid.database.dialects.base import (
     LOCK_WAIT,
+    Cause,
+    Dialect,
     Select,
-    ServerDialect,
     Table,
     TableProblem,
     unique_keys,
     verify,
 )
-from uniqueid.database.durability import DurabilityProblem
+from uniqueid.database.dialects.provider import keep_connection
+from uniqueid.database.durability import DurabilityMonitor, DurabilityProblem
+from uniqueid.database.url import DatabaseURL
 
 SQL_MODE = "STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION"
 """Strict: a value out of range is an error instead of being changed to fit. And no other storage
@@ -36,9 +42,79 @@ _SHOW = "SHOW VARIABLES WHERE Variable_name IN ({})".format(
 _TEXT_TYPES = frozenset({"varchar", "tinytext", "text", "mediumtext", "longtext"})
 _NARROW_TYPES = frozenset({"tinyint", "smallint", "mediumint", "int"})
 
+# MySQL's server and client error references, and MariaDB's.
+_CAUSES = {
+    **dict.fromkeys(
+        (1040, 1047, 1053, 1077, 1129, 1152, 1158, 1159, 1160, 1161, 1317, 1927, 4031),
+        Cause.CONNECTION,
+    ),
+    # the client library's own
+    **dict.fromkeys((2002, 2003, 2006, 2013, 2014, 2055), Cause.CONNECTION),
+    # a server which takes no writes: read_only, super_read_only, a transaction begun on one
+    **dict.fromkeys((1290, 1792, 1836, 3100), Cause.CONNECTION),
+    **dict.fromkeys((1020, 1180, 3101), Cause.SERIALIZATION),
+    1213: Cause.DEADLOCK,
+    **dict.fromkeys((1205, 1969, 3024, 3572), Cause.LOCK_TIMEOUT),
+    # a row; or a key that another process adds at the same moment
+    **dict.fromkeys((1061, 1062, 1068), Cause.DUPLICATE_KEY),
+    1146: Cause.NO_TABLE,
+    **dict.fromkeys((1264, 1267, 1366, 1406, 3988), Cause.NOT_STORABLE),
+}
+_REJECTED = frozenset({1044, 1045, 1049, 1130, 1698, 3118, 4151})
+"""Access denied, unknown database, host that may not connect, locked account."""
+_DRIVERS = ("pymysql", "MySQLdb")
 
-class MySQL(ServerDialect):
+
+class MySQL(Dialect):
     """Both servers: a variable that one of them does not have is not checked."""
+
+    name = "MySQL or MariaDB"
+    quote_character = "`"
+    generated_key = "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY"
+    exact_text = "VARBINARY"
+    autocommit_costs_round_trip = True
+
+    def binding(
+        self,
+        url: DatabaseURL,
+        *,
+        create: bool,
+        connect_timeout: float,
+        answer_timeout: float,
+        durability: DurabilityMonitor,
+    ) -> tuple[type[MySQLProvider], dict[str, Any]]:
+        options: dict[str, Any] = dict(url.options)
+        named = {"host": url.host, "port": url.port, "user": url.user, "password": url.password}
+        options |= {name: value for name, value in named.items() if value is not None}
+        if "ssl_verify_cert" in options:
+            options["ssl_verify_cert"] = options["ssl_verify_cert"].lower() in ("1", "true", "yes")
+        if "unix_socket" in options or (
+            url.host in (None, "localhost", "127.0.0.1", "::1")
+            and not any(name.startswith("ssl") for name in options)
+        ):
+            # What does not leave the machine needs no encryption, which costs 18 ms a connection.
+            options["ssl_disabled"] = True
+        return MySQLProvider, {
+            **options,
+            "database": url.database,
+            "charset": "utf8mb4",
+            "connect_timeout": connect_timeout,
+            "read_timeout": answer_timeout,
+            "write_timeout": answer_timeout,
+            "durability": durability,
+        }
+
+    def cause_of(self, error: BaseException) -> Cause | None:
+        if not type(error).__module__.startswith(_DRIVERS):
+            return None
+        if type(error).__name__ == "InterfaceError":
+            return Cause.CONNECTION
+        code = error.args[0] if error.args else None
+        return _CAUSES.get(code, Cause.OTHER) if isinstance(code, int) else Cause.CONNECTION
+
+    def is_rejected(self, error: BaseException) -> bool:
+        is_driver = type(error).__module__.startswith(_DRIVERS)
+        return is_driver and bool(error.args) and error.args[0] in _REJECTED
 
     def set_up_session(self, cursor: Any) -> list[DurabilityProblem]:
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE")
@@ -56,6 +132,45 @@ class MySQL(ServerDialect):
         modes = set(values["sql_mode"].split(","))
         verify("sql_mode", ",".join(sorted(modes)), ",".join(sorted(SQL_MODE.split(","))))
         return _server_problems(values)
+
+    def counters_options(self, select: Select) -> str:
+        # Each mode is a counter of its own: no collation in which two spellings are equal.
+        rows = select(
+            "SELECT collation_name, character_set_name FROM information_schema.collations"
+            " WHERE collation_name IN ('utf8mb4_nopad_bin', 'utf8mb4_0900_bin', 'utf8mb4_bin')",
+            {},
+        )
+        names = {str(name) for name, _character_set in rows}
+        exact = names & {"utf8mb4_nopad_bin", "utf8mb4_0900_bin"} or names
+        return f" ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE {min(exact)}"
+
+    def mode_type(self, select: Select) -> str:
+        ((character_set, collation),) = select(
+            "SELECT character_set_name, collation_name FROM information_schema.columns"
+            " WHERE table_schema = DATABASE() AND table_name = 'uniqueindex'"
+            " AND column_name = 'id'",
+            {},
+        )
+        return f"VARCHAR(255) CHARACTER SET {character_set} COLLATE {collation}"
+
+    def widen_column(self, table: str, column: str) -> str:
+        return f"ALTER TABLE {self.quote(table)} MODIFY {self.quote(column)} BIGINT NOT NULL"
+
+    def create_table(
+        self,
+        table: str,
+        columns: Mapping[str, str],
+        indexes: Mapping[str, tuple[bool, Sequence[str]]],
+    ) -> list[str]:
+        # In one statement: it has no CREATE INDEX IF NOT EXISTS.
+        quote = self.quote
+        lines = [f"{quote(name)} {type}" for name, type in columns.items()]
+        lines += [
+            f"{'UNIQUE ' if unique else ''}KEY {quote(name)} ({', '.join(map(quote, parts))})"
+            for name, (unique, parts) in indexes.items()
+        ]
+        end = " ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4"
+        return [f"CREATE TABLE IF NOT EXISTS {quote(table)} ({', '.join(lines)}){end}"]
 
     def describe(self, select: Select, name: str) -> Table | None:
         tables = select(
@@ -141,3 +256,60 @@ def _server_problems(values: Mapping[str, str]) -> list[DurabilityProblem]:
     method = values.get("innodb_flush_method", "fsync").lower()
     need("innodb_flush_method", method in ("nosync", "littlesync"), "fsync", restart=True)
     return problems
+
+
+class MySQLPool(Pool):  # type: ignore[misc]
+    """One connection, serializable and strict from its start.
+
+    :param durability: takes the result of the checks in each new session.
+    """
+
+    __slots__ = ("con", "durability", "pid")
+
+    def __init__(self, durability: DurabilityMonitor, *args: Any, **kwargs: Any) -> None:
+        self.durability = durability
+        keep_connection(self, lambda: super(MySQLPool, self).__init__(*args, **kwargs))
+
+    def _connect(self) -> None:
+        super()._connect()
+        try:
+            with self.con.cursor() as cursor:
+                self.durability.report(MySQL().set_up_session(cursor))
+        except BaseException:
+            # A session that is half set up is not used: Pony would keep it.
+            self.drop(self.con)
+            raise
+
+    def release(self, con: Any) -> None:
+        if con.server_status & mysql.mysql_module.constants.SERVER_STATUS.SERVER_STATUS_IN_TRANS:
+            super().release(con)
+
+
+class MySQLProvider(mysql.MySQLProvider):  # type: ignore[misc]
+    """MySQL and MariaDB through PyMySQL."""
+
+    def should_reconnect(self, exc: BaseException) -> bool:
+        return False
+
+    def get_pool(self, *args: Any, durability: DurabilityMonitor, **kwargs: Any) -> MySQLPool:
+        pool = super().get_pool(*args, **kwargs)
+        return MySQLPool(durability, pool.dbapi_module, *pool.args, **pool.kwargs)
+
+    def alone(self, connection: Any) -> None:
+        """Make the next statement a transaction of its own; a round trip if the last was not."""
+        connection.autocommit(True)
+
+    def end_alone(self, connection: Any) -> None:
+        """End that: nothing to do."""
+
+    @wrap_dbapi_exceptions  # type: ignore[untyped-decorator]
+    def set_transaction_mode(self, connection: Any, cache: Any) -> None:
+        cache.immediate = True
+        # A round trip if the last statement was a transaction of its own.
+        connection.autocommit(False)
+        if cache.db_session is not None and cache.db_session.serializable:
+            cache.in_transaction = True
+        else:
+            # A plain SELECT of a serializable InnoDB session locks the rows it reads.
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")

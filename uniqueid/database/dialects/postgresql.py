@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+from pony.orm.dbapiprovider import DBAPIProvider
 
 from uniqueid.database.dialects.base import (
     LOCK_WAIT,
+    Cause,
+    Dialect,
     Select,
-    ServerDialect,
     Table,
     TableProblem,
     unique_keys,
     verify,
 )
-from uniqueid.database.durability import DurabilityProblem
+from uniqueid.database.durability import DurabilityMonitor, DurabilityProblem
+from uniqueid.database.url import DatabaseURL
+
+# SQLSTATE: PostgreSQL's manual, appendix A.
+_CAUSES = {
+    **dict.fromkeys(("57P01", "57P02", "57P03", "57P05", "53300", "25006"), Cause.CONNECTION),
+    "40001": Cause.SERIALIZATION,
+    "40P01": Cause.DEADLOCK,
+    "42P01": Cause.NO_TABLE,
+    **dict.fromkeys(("55P03", "57014"), Cause.LOCK_TIMEOUT),
+    # unique_violation, and what DDL says when another process makes the same table, its type, or
+    # its key, at the same moment
+    **dict.fromkeys(("23505", "42P07", "42P16", "42710"), Cause.DUPLICATE_KEY),
+    **dict.fromkeys(("22001", "22003", "22021", "22P05"), Cause.NOT_STORABLE),
+}
+_REJECTED = re.compile(
+    r"FATAL:\s+(password authentication failed|no pg_hba\.conf entry|pg_hba\.conf rejects"
+    r'|(role|database) ".*" (does not exist|is not permitted to log in))'
+)
+"""libpq passes no SQLSTATE on for a connection that the server rejects, only its message."""
 
 # synchronous_commit: `on` is the least that survives a crash of the server, and a failover to a
 # synchronous standby where there is one, which `local` and `remote_write` do not. `remote_apply` is
@@ -60,8 +83,42 @@ _KEYS = """SELECT i.indexrelid::bigint, i.indisprimary,
 """
 
 
-class PostgreSQL(ServerDialect):
+class PostgreSQL(Dialect):
     """Names are looked up along the search path, as the service's own statements are."""
+
+    name = "PostgreSQL"
+    generated_key = "BIGSERIAL PRIMARY KEY"
+
+    def binding(
+        self,
+        url: DatabaseURL,
+        *,
+        create: bool,
+        connect_timeout: float,
+        answer_timeout: float,
+        durability: DurabilityMonitor,
+    ) -> tuple[type[DBAPIProvider], dict[str, Any]]:
+        from uniqueid.database.dialects.postgresql_provider import PostgreSQLProvider, arguments
+
+        return PostgreSQLProvider, {
+            **arguments(url, answer_timeout),
+            "set_up_session": lambda cursor: durability.report(self.set_up_session(cursor)),
+        }
+
+    def cause_of(self, error: BaseException) -> Cause | None:
+        if not type(error).__module__.startswith("psycopg2"):
+            return None
+        if type(error).__name__ == "InterfaceError":
+            return Cause.CONNECTION
+        state = getattr(error, "pgcode", None)
+        # The client library has no SQLSTATE of its own: what it finds is a broken connection.
+        if state is None or state.startswith("08"):
+            return Cause.CONNECTION
+        return _CAUSES.get(state, Cause.OTHER)
+
+    def is_rejected(self, error: BaseException) -> bool:
+        is_driver = type(error).__module__.startswith("psycopg2")
+        return is_driver and _REJECTED.search(str(error)) is not None
 
     def set_up_session(self, cursor: Any) -> list[DurabilityProblem]:
         # In one round trip.

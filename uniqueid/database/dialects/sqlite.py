@@ -2,20 +2,118 @@
 
 from __future__ import annotations
 
+import os
+import random
 import sqlite3
-from collections.abc import Callable
+import time
+from typing import Any
 
-from uniqueid.database.dialects.base import Dialect, Select, Table, TableProblem, unique_keys
-from uniqueid.errors import UnsafeSession
+from pony.orm.dbproviders import sqlite
+
+from uniqueid.database.dialects.base import (
+    LOCK_WAIT,
+    Cause,
+    Dialect,
+    Select,
+    Table,
+    TableProblem,
+    unique_keys,
+)
+from uniqueid.database.dialects.provider import keep_connection
+from uniqueid.database.durability import DurabilityMonitor, DurabilityProblem
+from uniqueid.database.sqlite_file import SQLiteFile, file_at
+from uniqueid.database.url import DatabaseURL
+from uniqueid.errors import DatabaseUnavailable, UnsafeSession
+
+# SQLite's result codes.
+_CAUSES = {
+    sqlite3.SQLITE_BUSY: Cause.LOCK_TIMEOUT,
+    sqlite3.SQLITE_LOCKED: Cause.LOCK_TIMEOUT,
+    sqlite3.SQLITE_CANTOPEN: Cause.CONNECTION,
+    sqlite3.SQLITE_CONSTRAINT: Cause.DUPLICATE_KEY,
+}
 
 
 class SQLite(Dialect):
     """Values of any type can be stored in any column, so the rows are looked at as well."""
 
+    name = "SQLite"
+    placeholder = "?"
+    row_lock = ""
+    row_values = "VALUES "
+    # One transaction at a time writes to the file.
+    locks_rows = False
+    # A file that was replaced is left as soon as nothing has it open.
+    session_per_health_check = True
     # An index can have another collation than its column, which the catalog does not tell.
     unique_keys_cover_collation = False
+    generated_key = "INTEGER PRIMARY KEY AUTOINCREMENT"
 
-    def verify_session(self, connection: sqlite3.Connection) -> None:
+    def binding(
+        self,
+        url: DatabaseURL,
+        *,
+        create: bool,
+        connect_timeout: float,
+        answer_timeout: float,
+        durability: DurabilityMonitor,
+    ) -> tuple[type[SQLiteProvider], dict[str, Any]]:
+        return SQLiteProvider, {
+            "filename": url.database,
+            "create_db": create,
+            "timeout": LOCK_WAIT,
+            "check_same_thread": False,
+        }
+
+    def cause_of(self, error: BaseException) -> Cause | None:
+        if not isinstance(error, sqlite3.Error):
+            return None
+        if str(error).startswith("no such table"):
+            # SQLite has no code of its own for it.
+            return Cause.NO_TABLE
+        code = getattr(error, "sqlite_errorcode", None)
+        # The low byte is the primary result code, the rest says more about it.
+        return _CAUSES.get(code & 0xFF, Cause.OTHER) if code is not None else Cause.OTHER
+
+    def may_recover(self, cause: Cause | None) -> bool:
+        return cause is Cause.LOCK_TIMEOUT
+
+    def host(self, url: DatabaseURL) -> str:
+        return "a local file"
+
+    def directory(self, url: DatabaseURL) -> str | None:
+        return os.path.dirname(url.database)
+
+    def is_missing(self, url: DatabaseURL) -> bool:
+        return not os.path.lexists(url.database)
+
+    def check_before_connect(self, url: DatabaseURL, create: bool) -> None:
+        super().check_before_connect(url, create)
+        # Without opening it, which would end the locks that this process has on it (SQLite's
+        # documentation, "How To Corrupt An SQLite Database File", 2.2).
+        path = url.database
+        directory = os.path.dirname(path)
+        reason = ""
+        if os.path.isdir(path):
+            reason = "it is a directory"
+        elif not self.is_missing(url):
+            if not os.access(path, os.R_OK | os.W_OK):
+                reason = "this user may not read and write it, or it leads nowhere"
+        elif not os.path.isdir(directory):
+            reason = f"there is no directory {directory}"
+        elif not os.access(directory, os.W_OK | os.X_OK):
+            reason = f"this user may not write in the directory {directory}"
+        if reason:
+            raise DatabaseUnavailable(f"{path} cannot be opened: {reason}")
+
+    def set_up_session(self, cursor: Any) -> list[DurabilityProblem]:
+        # FULL: the fsync is done before COMMIT answers. WAL: one fsync a commit, and readers that
+        # do not wait (SQLite's documentation, PRAGMA synchronous).
+        cursor.execute("PRAGMA synchronous = FULL")
+        _write_ahead(cursor)
+        return self.check_session(cursor)
+
+    def check_session(self, cursor: Any) -> list[DurabilityProblem]:
         """See that a COMMIT is on disk when it returns.
 
         Where a file system has no shared memory, SQLite stays in another journal mode without an
@@ -23,8 +121,8 @@ class SQLite(Dialect):
 
         :raises UnsafeSession: when it is not.
         """
-        ((journal_mode,),) = connection.execute("PRAGMA journal_mode").fetchall()
-        ((synchronous,),) = connection.execute("PRAGMA synchronous").fetchall()
+        ((journal_mode,),) = cursor.execute("PRAGMA journal_mode").fetchall()
+        ((synchronous,),) = cursor.execute("PRAGMA synchronous").fetchall()
         if journal_mode != "wal":
             raise UnsafeSession(
                 f"the journal mode of the SQLite file is {journal_mode}, and the service has set it"
@@ -36,6 +134,7 @@ class SQLite(Dialect):
                 f"PRAGMA synchronous is {synchronous}, and the service has set it to 2 (FULL): use"
                 " another build of SQLite"
             )
+        return []
 
     def bad_row_condition(self, mode: str, next_id: str) -> str:
         general = super().bad_row_condition(mode, next_id)
@@ -91,6 +190,95 @@ class SQLite(Dialect):
         name = type.upper()
         return "INT" not in name and any(part in name for part in ("CHAR", "CLOB", "TEXT"))
 
-    def add_key(self, table: Table, quote: Callable[[str], str], *columns: str) -> str:
+    def add_key(self, table: Table, *columns: str) -> str:
         # SQLite adds no primary key to a table.
-        return self.add_unique_index(table, quote, *columns)
+        return self.add_unique_index(table, *columns)
+
+
+def _write_ahead(cursor: Any) -> None:
+    """Set a database's journal mode to WAL.
+
+    SQLite does not wait for its time-out when two connections want to do so at once, since each
+    would wait for the other: the first look at a new file by several processes.
+
+    :raises sqlite3.OperationalError: when it is still locked after `LOCK_WAIT` seconds.
+    """
+    deadline = time.monotonic() + LOCK_WAIT
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL").fetchone()
+            return
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() >= deadline:
+                raise
+        time.sleep(random.uniform(0.001, 0.02))
+
+
+class SQLitePool(sqlite.SQLitePool):  # type: ignore[misc]
+    """One connection to the file that the path leads to; `SQLiteFile` opens and closes it."""
+
+    __slots__ = ("con", "file", "pid")
+
+    con: sqlite3.Connection | None
+    file: SQLiteFile
+
+    def __init__(self, is_shared_memory_db: bool, filename: str, *args: Any, **kwargs: Any) -> None:
+        self.file = file_at(filename)
+        keep_connection(
+            self,
+            lambda: super(SQLitePool, self).__init__(
+                is_shared_memory_db, filename, *args, **kwargs
+            ),
+        )
+
+    def connect(self) -> tuple[Any, bool]:
+        self.con, is_new = self.file.acquire(self.con, self._open)
+        return self.con, is_new
+
+    def _open(self) -> sqlite3.Connection:
+        self._connect()
+        connection, self.con = self.con, None
+        assert connection is not None
+        try:
+            SQLite().set_up_session(connection.cursor())
+        except BaseException:
+            # A connection that is half set up is not used.
+            connection.close()
+            raise
+        return connection
+
+    def release(self, con: Any) -> None:
+        try:
+            if con.in_transaction:
+                super().release(con)
+        finally:
+            self.file.release(con)
+
+    def drop(self, con: Any) -> None:
+        self.con = None
+        self.file.close(con)
+
+    def disconnect(self) -> None:
+        if self.con is not None:
+            self.drop(self.con)
+
+
+class SQLiteProvider(sqlite.SQLiteProvider):  # type: ignore[misc]
+    """SQLite in WAL mode with synchronous FULL."""
+
+    def get_pool(
+        self,
+        is_shared_memory_db: bool,
+        filename: str,
+        create_db: bool = False,
+        **kwargs: Any,
+    ) -> SQLitePool:
+        return SQLitePool(is_shared_memory_db, filename, create_db, **kwargs)
+
+    def alone(self, connection: Any) -> None:
+        """Make the next statement a transaction of its own, as it is without a BEGIN."""
+
+    def end_alone(self, connection: Any) -> None:
+        """End that: the connection is no longer in use."""
+        self.pool.release(connection)

@@ -1,17 +1,17 @@
-"""PostgreSQL through psycopg2; apart from the others since the driver is an extra."""
+"""Pony's provider for PostgreSQL through psycopg2; apart from the dialect since the driver is an
+extra."""
 
 from __future__ import annotations
 
 import select
+from collections.abc import Callable
 from typing import Any
 
 from pony.orm.dbapiprovider import wrap_dbapi_exceptions
 from pony.orm.dbproviders import postgres
 from psycopg2 import OperationalError, extensions
 
-from uniqueid.database.dialects.postgresql import PostgreSQL
-from uniqueid.database.durability import DurabilityMonitor
-from uniqueid.database.pools import keep_connection
+from uniqueid.database.dialects.provider import keep_connection
 from uniqueid.database.url import DatabaseURL
 
 
@@ -71,13 +71,13 @@ def wait_for_answer(connection: Any) -> None:
 class PostgreSQLPool(postgres.PGPool):  # type: ignore[misc]
     """One connection, serializable from its start.
 
-    :param durability: takes the result of the checks in each new session.
+    :param set_up_session: called with a cursor of each new connection, outside a transaction.
     """
 
-    __slots__ = ("con", "durability", "pid")
+    __slots__ = ("con", "pid", "set_up_session")
 
-    def __init__(self, durability: DurabilityMonitor, *args: Any, **kwargs: Any) -> None:
-        self.durability = durability
+    def __init__(self, set_up_session: Callable[[Any], None], *args: Any, **kwargs: Any) -> None:
+        self.set_up_session = set_up_session
         keep_connection(self, lambda: super(PostgreSQLPool, self).__init__(*args, **kwargs))
 
     def _connect(self) -> None:
@@ -86,10 +86,10 @@ class PostgreSQLPool(postgres.PGPool):  # type: ignore[misc]
             # Not in a transaction, whose end could take the settings back.
             self.con.autocommit = True
             with self.con.cursor() as cursor:
-                self.durability.report(PostgreSQL().set_up_session(cursor))
+                self.set_up_session(cursor)
             self.con.autocommit = False
         except BaseException:
-            # Nobody may go on with a session that is half set up: Pony would keep it.
+            # A session that is half set up is not used: Pony would keep it.
             self.disconnect()
             raise
 
@@ -104,9 +104,11 @@ class PostgreSQLProvider(postgres.PGProvider):  # type: ignore[misc]
     def should_reconnect(self, exc: BaseException) -> bool:
         return False
 
-    def get_pool(self, *args: Any, durability: DurabilityMonitor, **kwargs: Any) -> PostgreSQLPool:
+    def get_pool(
+        self, *args: Any, set_up_session: Callable[[Any], None], **kwargs: Any
+    ) -> PostgreSQLPool:
         extensions.set_wait_callback(wait_for_answer)
-        return PostgreSQLPool(durability, self.dbapi_module, *args, **kwargs)
+        return PostgreSQLPool(set_up_session, self.dbapi_module, *args, **kwargs)
 
     def alone(self, connection: Any) -> None:
         """Make the next statement a transaction of its own, which is serializable as well."""
