@@ -70,17 +70,19 @@ def make_store(
     configuration: Configuration,
     *,
     create: bool = False,
+    max_modes: int | None = None,
     durability: DurabilityMonitor | None = None,
     **options: object,
 ) -> Store:
     """The store of a configuration, not opened.
 
+    :param max_modes: how many counters may be created; as configured when None.
     :param durability: shared with other stores of the process; one of its own when None.
     """
     settings = configuration.settings
     return Store(
         configuration.database,
-        max_modes=settings.max_modes,
+        max_modes=settings.max_modes if max_modes is None else max_modes,
         create=create,
         timeout=settings.request_timeout,
         durability=durability or make_durability(configuration),

@@ -1,4 +1,4 @@
-"""A counter that is moved on by one statement, which the database commits by itself."""
+"""A counter that is advanced in a session of a single statement, which the database commits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from psycopg2 import extensions
 
 from uniqueid.database.dialects.postgresql_provider import wait_for_answer
 from uniqueid.database.errors import Cause
-from uniqueid.errors import MAX_ID, ModeBusy
+from uniqueid.errors import (
+    MAX_ID,
+    CounterExhausted,
+    DatabaseUnavailable,
+    ModeBusy,
+    UniqueIDError,
+)
+from uniqueid.fence.file import read
 from uniqueid.fence.store import FencedStore
 from uniqueid.model import CounterUpdate
 
@@ -73,10 +80,12 @@ def ready(direct: Direct) -> Direct:
     return direct
 
 
-def alone(direct: Direct, mode: str, count: int, **floors: int) -> int | None:
-    """The first of the new IDs."""
-    advanced = direct.store.advance_alone(mode, count, floors)
-    return None if advanced is None else advanced.first
+def alone(direct: Direct, mode: str, count: int, **floors: int) -> int:
+    """The first of the new IDs, as the thread of a request gets them: in one attempt."""
+    outcome = direct.advance({mode: count}, floors, deadline=time.monotonic())[mode]
+    if isinstance(outcome, UniqueIDError):
+        raise outcome
+    return outcome.first
 
 
 def end_after_the_statement(
@@ -163,52 +172,55 @@ def test_any_thread_does_it_on_the_one_connection(ready: Direct) -> None:
     assert ready.store.connections == before
 
 
-def test_a_counter_that_is_elsewhere_is_left_alone(
+def test_a_counter_that_is_elsewhere_is_read(
     ready: Direct, make_store: Callable[..., Direct]
 ) -> None:
-    """Nothing is written; `advance` reads it then, and there is no gap."""
+    """In the same attempt: the single statement wrote nothing, and there is no gap."""
     assert make_store().first("file", 5) == 11
-    assert alone(ready, "file", 1, file=11) is None
-    assert alone(ready, "file", 1, file=11) is None
-    assert ready.store.counters() == {"file": 16}
-    assert ready.first("file", 1, file=11) == 16
+    assert alone(ready, "file", 1, file=11) == 16
+    assert ready.store.counters() == {"file": 17}
 
 
-def test_what_it_does_not_know_of_is_for_advance(ready: Direct) -> None:
-    """A new mode, a floor above the counter, an exhausted counter, a request for nothing."""
-    assert alone(ready, "new", 1) is None
-    assert alone(ready, "file", 1, file=12) is None
-    assert alone(ready, "file", MAX_ID) is None
-    assert alone(ready, "file", 0) is None
-    assert ready.store.counters() == {"file": 11}
+def test_what_a_single_statement_cannot_do_is_a_transaction_of_the_same_attempt(
+    ready: Direct,
+) -> None:
+    """A new mode, a mark above the counter, an exhausted counter, a request for nothing."""
+    assert alone(ready, "new", 1) == 1
+    assert alone(ready, "file", 1, file=12) == 12
+    with pytest.raises(CounterExhausted):
+        alone(ready, "file", MAX_ID)
+    assert alone(ready, "file", 0) == 13
+    assert ready.store.counters() == {"file": 13, "new": 2}
 
 
-def test_a_store_that_was_not_opened_is_for_advance(make_store: Callable[..., Direct]) -> None:
-    """And so is one whose connection was given up: a new one may lead to another server."""
+def test_an_attempt_opens_a_session_where_there_is_none(
+    make_store: Callable[..., Direct],
+) -> None:
+    """And counts it: it may lead to another server."""
     direct = make_store()
     for first in (1, 2, 3, 4, 5):
         assert direct.first("file", 1, file=first) == first
-    assert alone(make_store(), "file", 1) is None
+    assert alone(make_store(), "file", 1) == 6
     connections = direct.store.connections
     direct.store.disconnect()
-    assert alone(direct, "file", 1) is None
-    assert direct.store.connections == connections
-    assert direct.first("file", 1, file=6) == 6
+    assert alone(direct, "file", 1, file=6) == 7
+    assert direct.store.connections == connections + 1
 
 
 @pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
-def test_a_session_that_was_lost_is_for_advance(
+def test_one_attempt_does_not_outlive_its_session(
     ready: Direct, kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The caller sees nothing of it, and the retry is counted."""
+    """It is not repeated on another, without a deadline for that."""
     retried: list[Cause] = []
-    monkeypatch.setattr(ready.store, "_on_retry", retried.append)
+    monkeypatch.setattr(ready.store._retry, "on_retry", retried.append)
     kill_sessions(ready, kind, request)
     before = ready.store.connections
-    assert alone(ready, "file", 1) is None
-    assert retried == [Cause.CONNECTION]
-    assert alone(ready, "file", 1) is None
-    assert ready.first("file", 1, file=11) == 11
+    with pytest.raises(DatabaseUnavailable):
+        alone(ready, "file", 1)
+    assert retried == []
+    assert ready.store.connections == before
+    assert alone(ready, "file", 1, file=11) == 11
     assert ready.store.connections == before + 1
 
 
@@ -229,22 +241,26 @@ def test_an_answer_that_is_lost_is_a_gap(
     """The UPDATE was done, and nobody knows: the next range is above it."""
     end_after_the_statement(ready, monkeypatch, ConnectionResetError())
     if by_caller:
-        assert alone(ready, "file", 5) is None
+        with pytest.raises(DatabaseUnavailable):
+            alone(ready, "file", 5)
         assert ready.first("file", 1, file=11) == 16
     else:
         assert ready.first("file", 5, file=11) == 16
 
 
-def test_a_thread_that_is_ended_leaves_no_answer_to_the_next(
-    ready: Direct, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("single", [True, False], ids=["single statement", "transaction"])
+def test_a_thread_that_is_ended_leaves_no_response_to_the_next(
+    ready: Direct, single: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The connection in the middle of a statement is given up; what it did is nobody's."""
+    """The connection in the middle of a statement is closed; a committed range is a gap."""
     pool = ready.store.database.provider.pool
     connection = pool.con
     end_after_the_statement(ready, monkeypatch, SystemExit())
+    totals = {"file": 5} if single else {"file": 5, "other": 1}
     with pytest.raises(SystemExit):
-        alone(ready, "file", 5)
-    assert ready.first("file", 1, file=11) == 16
+        ready.advance(totals, {"file": 11, "other": 2})
+    assert pool.con is None
+    assert ready.first("file", 1, file=11) == (16 if single else 11)
     assert pool.con is not connection
 
 
@@ -256,12 +272,13 @@ def test_a_locked_counter_is_busy_after_one_wait(
     other = make_store()
     other.store.open()
     retried: list[Cause] = []
-    ready.store._on_retry = retried.append
+    ready.store._retry.on_retry = retried.append
     connection = other.store.database.provider.connect()[0]
     if kind == "mariadb":
         connection.autocommit(False)
     cursor = connection.cursor()
-    cursor.execute(other.store._select.replace("$mode", "'file'"))
+    select = other.store._counters._statements.select
+    cursor.execute(select.replace("$mode", "'file'"))
     with round_trips(ready, kind) as sent:
         assert isinstance(ready.advance({"file": 1}, {"file": 11})["file"], ModeBusy)
     assert len(sent) == 1
@@ -307,9 +324,8 @@ def test_a_file_that_was_replaced_is_not_written_unseen(ready: Direct, tmp_path:
     assert ready.first("file", 1, file=11) == 11
     before = ready.store.connections
     os.replace(tmp_path / "copy", path)
-    assert alone(ready, "file", 1, file=12) is None
+    assert alone(ready, "file", 1, file=12) == 12
     assert ready.store.connections == before + 1
-    assert ready.first("file", 1, file=12) == 12
 
 
 # -- behind the fence -----------------------------------------------------------------------------
@@ -327,36 +343,43 @@ def fenced(direct: Direct, tmp_path: Path) -> Iterator[FencedStore]:
     fenced.disconnect()
 
 
-def test_it_stays_below_the_fence(fenced: FencedStore, direct: Direct) -> None:
-    """To move the fence is the committer's; nothing is taken then."""
-    advanced = fenced.advance_alone("file", 50, {})
-    assert advanced is not None
-    assert (advanced.first, fenced.high_water_marks) == (6, {"file": 56})
-    assert fenced.advance_alone("file", 50, {}) is None
-    assert fenced.advance_alone("other", 1, {}) is None
-    assert direct.store.counters() == {"file": 56}
+def fenced_alone(fenced: FencedStore, mode: str, count: int) -> int:
+    """The same as `alone`, through the fence."""
+    outcome = fenced.advance({mode: count}, {}, deadline=time.monotonic())[mode]
+    assert isinstance(outcome, CounterUpdate)
+    return outcome.first
 
 
-def test_it_takes_nothing_while_the_fence_is_lost(
+def test_the_fence_is_above_what_one_attempt_allocates(
     fenced: FencedStore, direct: Direct, tmp_path: Path
 ) -> None:
-    """A file that was removed, a lock that was given up."""
+    """Within the window, across its end, and for a new mode."""
+    assert fenced_alone(fenced, "file", 50) == 6
+    assert dict(fenced.high_water_marks) == {"file": 56}
+    assert fenced_alone(fenced, "file", 50) == 56
+    assert read(str(tmp_path / "fence"))["file"].limit >= 106
+    assert fenced_alone(fenced, "other", 1) == 1
+    assert read(str(tmp_path / "fence"))["other"].limit >= 2
+    assert direct.store.counters() == {"file": 106, "other": 2}
+
+
+def test_a_fence_that_is_lost_or_closed_is_there_again_before_an_attempt(
+    fenced: FencedStore, direct: Direct, tmp_path: Path
+) -> None:
+    """A file that was removed, a lock that was released."""
     (tmp_path / "fence").unlink()
-    assert fenced.advance_alone("file", 1, {}) is None
-    fenced.advance({"file": 1}, {}, deadline=time.monotonic() + 30)
-    assert fenced.advance_alone("file", 1, {}) is not None
+    assert fenced_alone(fenced, "file", 1) == 6
+    assert read(str(tmp_path / "fence"))["file"].limit >= 7
     fenced.disconnect()
-    assert fenced.advance_alone("file", 1, {}) is None
+    assert fenced_alone(fenced, "file", 1) == 7
     assert direct.store.counters() == {"file": 8}
 
 
 @pytest.mark.parametrize("kind", ["sqlite"])
-def test_a_counter_above_its_floor_is_no_way_around_the_fence(
-    fenced: FencedStore, direct: Direct
+def test_a_counter_above_its_mark_is_no_way_around_the_fence(
+    fenced: FencedStore, direct: Direct, tmp_path: Path
 ) -> None:
-    """What was moved by hand since, above the fence, is fenced before it is handed out."""
+    """What an operator has advanced beyond the fence is fenced before it is returned."""
     direct.advance({"file": 0}, {"file": 500})
-    assert fenced.advance_alone("file", 1, {}) is None
-    outcome = fenced.advance({"file": 1}, {}, deadline=time.monotonic() + 30)["file"]
-    assert isinstance(outcome, CounterUpdate)
-    assert outcome.first == 501
+    assert fenced_alone(fenced, "file", 1) == 500
+    assert read(str(tmp_path / "fence"))["file"].limit >= 501

@@ -151,9 +151,7 @@ def put(direct: Direct, counters: Mapping[str, int]) -> None:
         quote = direct.store.database.provider.quote_name
         direct.store.database.execute(f"DELETE FROM {quote('uniqueindex')}")
         for mode, next_id in counters.items():
-            direct.store.database.execute(
-                direct.store._insert, {}, {"mode": mode, "next_id": next_id}
-            )
+            direct.store.database.insert("uniqueindex", id=mode, index=next_id)
 
 
 class Server:

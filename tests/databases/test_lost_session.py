@@ -50,12 +50,14 @@ def test_session_killed_between_select_for_update_and_update(
             "should_reconnect",
             lambda error: pony.should_reconnect(database.provider, error),
         )
-    execute = database.execute
+        # The store's own way to run an UPDATE never does.
+        monkeypatch.setattr(first.store._engine, "execute", database._exec_sql)
+    execute = database.provider.execute
     taken: list[int] = []
 
-    def interfere(sql: str, globals: Any = None, locals: Any = None) -> Any:
+    def interfere(cursor: Any, sql: str, *arguments: Any) -> Any:
         if sql.startswith("UPDATE") and not taken:
-            session = execute(_SESSION[kind], {}, {}).fetchone()[0]
+            session = database.execute(_SESSION[kind], {}, {}).fetchone()[0]
             server.sql(_KILL[kind].format(session))
             wait_until(
                 lambda: server.sql(_COUNT[kind].format(session)).strip() == "0",
@@ -64,9 +66,9 @@ def test_session_killed_between_select_for_update_and_update(
             # In another thread, since Pony makes one transaction of what one thread does.
             with ThreadPoolExecutor(1) as pool:
                 taken.append(pool.submit(second.first, "m", 10).result(60))
-        return execute(sql, globals, locals)
+        return execute(cursor, sql, *arguments)
 
-    monkeypatch.setattr(database, "execute", interfere)
+    monkeypatch.setattr(database.provider, "execute", interfere)
     assert first.first("m", 10) == 31
     assert taken == [21]
     assert second.store.counters() == {"m": 41}

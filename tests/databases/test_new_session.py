@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,16 +114,16 @@ def test_a_session_that_is_replaced_within_a_retry_is_compared(
 ) -> None:
     """The first attempt of the transaction fails with its session, the second one commits."""
     use(stopping)
-    transact = direct.store._transact
+    attempt = direct.store._attempt
     attempts: list[None] = []
 
-    def once(*arguments: object) -> object:
+    def once(*arguments: Any) -> object:
         attempts.append(None)
         if len(attempts) == 1:
             replace_session(file=7)
-        return transact(*arguments)
+        return attempt(*arguments)
 
-    monkeypatch.setattr(direct.store, "_transact", once)
+    monkeypatch.setattr(direct.store, "_attempt", once)
     with pytest.raises(CounterRegressed, match="mode 'file'"):
         # A new mode: its row is read, so that it takes a transaction.
         stopping.allocate("new", 1)

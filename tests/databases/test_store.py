@@ -63,14 +63,15 @@ def test_every_mode_is_a_counter_of_its_own(direct: Direct) -> None:
 def test_one_call_is_one_transaction(direct: Direct, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the last of three modes fails, the first two have not moved."""
     direct.advance({"a": 1, "b": 1})
-    original = direct.store._advance_one
+    counters = direct.store._counters
+    original = counters._advance_one
 
     def fail_at_c(mode: str, *arguments: Any, **options: Any) -> Any:
         if mode == "c":
             raise ZeroDivisionError
         return original(mode, *arguments, **options)
 
-    monkeypatch.setattr(direct.store, "_advance_one", fail_at_c)
+    monkeypatch.setattr(counters, "_advance_one", fail_at_c)
     with pytest.raises(ZeroDivisionError):
         direct.advance({"a": 10, "b": 10, "c": 10})
     assert direct.store.counters() == {"a": 2, "b": 2}
@@ -128,7 +129,7 @@ def test_counters_of_which_one_was_moved_are_all_read(
     one.advance({"a": 1, "b": 1, "c": 1})
     assert other.first("b", 10) == 2
     retried: list[Cause] = []
-    monkeypatch.setattr(one.store, "_on_retry", retried.append)
+    monkeypatch.setattr(one.store._retry, "on_retry", retried.append)
     outcomes = one.advance({"a": 5, "b": 5, "c": 5}, {"a": 2, "b": 2, "c": 2})
     assert [outcomes[mode].first for mode in "abc"] == [2, 12, 2]  # type: ignore[union-attr]
     assert retried == [Cause.LOST_UPDATE]
@@ -157,8 +158,7 @@ def test_a_counter_that_went_back_is_not_moved_on_unread(direct: Direct) -> None
     """Not even when it went back to where this store once left it."""
     assert [direct.first("file", 10), direct.first("file", 10)] == [1, 11]
     with db_session:
-        values = {"mode": "file", "next_id": 11, "found": 21}
-        assert direct.store.database.execute(direct.store._update, {}, values).rowcount == 1
+        assert direct.store._counters._update("file", 21, 11)
     outcome = direct.advance({"file": 1}, {"file": 21})["file"]
     assert isinstance(outcome, CounterUpdate)
     assert (outcome.first, outcome.database_next_id, outcome.regressed) == (21, 11, True)
@@ -254,6 +254,12 @@ def test_a_deadline_ends_the_tries(make_store: Callable[..., Direct]) -> None:
     assert direct.first("file") == 1
 
 
+def lock(direct: Direct, mode: str) -> None:
+    """Read a counter under its lock, inside a transaction."""
+    select = direct.store._counters._statements.select
+    assert direct.store.database.execute(select, {}, {"mode": mode}).fetchall()
+
+
 def soon() -> float:
     return time.monotonic() + 2
 
@@ -303,10 +309,8 @@ def kill_sessions(direct: Direct, kind: str, request: pytest.FixtureRequest) -> 
 def test_the_update_is_guarded_even_on_a_new_connection(direct: Direct) -> None:
     """Were the lock lost unseen, a counter that has moved is not overwritten."""
     direct.first("file", 10)
-    values = {"mode": "file", "next_id": 16, "found": 6}
     with db_session:
-        cursor = direct.store.database.execute(direct.store._update, {}, values)
-        assert cursor.rowcount == 0
+        assert not direct.store._counters._update("file", 6, 16)
     assert direct.store.counters() == {"file": 11}
 
 
@@ -319,7 +323,7 @@ def test_a_locked_counter_is_reported_busy_and_the_others_go_on(
     other = make_store()
     other.store.open()
     with db_session(serializable=True):
-        other.store.database.execute(other.store._select, {}, {"mode": "a"}).fetchall()
+        lock(other, "a")
         outcomes = apart(direct, "advance", {"a": 1, "b": 1, "c": 1})
     assert isinstance(outcomes["a"], ModeBusy)
     assert outcomes["b"].first == 2  # type: ignore[union-attr]
@@ -403,7 +407,7 @@ def test_every_transaction_is_serializable(direct: Direct, kind: str) -> None:
     }[kind]
     direct.first("file")
     with db_session(serializable=True):
-        direct.store.database.execute(direct.store._select, {}, {"mode": "file"}).fetchall()
+        lock(direct, "file")
         if kind == "mariadb":
             # InnoDB's view needs PROCESS; the session's own setting says the same.
             question = "SELECT @@session.tx_isolation"

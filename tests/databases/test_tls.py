@@ -53,8 +53,7 @@ def cipher(url: str) -> str:
             row = store.database.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'").fetchone()
         return str(row[1])
     finally:
-        if store._opened:
-            store.disconnect()
+        store.disconnect()
 
 
 @pytest.mark.parametrize("authority", ["ca", "other"])

@@ -215,13 +215,15 @@ def _open_store(arguments: argparse.Namespace) -> tuple[Store, float]:
     return store, time.monotonic() + configuration.settings.request_timeout
 
 
-def _open_configured(arguments: argparse.Namespace) -> tuple[config.Configuration, Store]:
+def _open_configured(
+    arguments: argparse.Namespace, max_modes: int | None = None
+) -> tuple[config.Configuration, Store]:
     configuration = _load(arguments)
     settings = configuration.settings
     if settings.log_level == "info":
         # That the database was reached is no news to who reads its counters.
         logging.getLogger("uniqueid").setLevel(logging.WARNING)
-    store = service.make_store(configuration)
+    store = service.make_store(configuration, max_modes=max_modes)
     store.connect(settings.connect_attempts, settings.connect_wait)
     schema.require(store)
     return configuration, store
@@ -235,10 +237,9 @@ def _advance(arguments: argparse.Namespace) -> int:
             "command line",
             "--all goes with --by: no one ID is right for all counters",
         )
-    configuration, store = _open_configured(arguments)
+    # Only --to creates a counter.
+    configuration, store = _open_configured(arguments, max_modes=0)
     deadline = time.monotonic() + configuration.settings.request_timeout
-    # Only --to makes a counter that there is not.
-    store.max_modes = 0
     count = arguments.by or 0
     modes = store.counters() if arguments.all else [arguments.mode]
     floors = {} if arguments.to is None else {arguments.mode: arguments.to}

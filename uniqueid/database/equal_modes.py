@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from pony.orm import Database, db_session
+from pony.orm import db_session
 
-from uniqueid.database.dialects.base import Dialect
+from uniqueid.database.engine import Engine
 from uniqueid.database.errors import Cause, LostUpdate, classify
 
 _FIND_STEP = 100
@@ -30,10 +30,11 @@ class EqualModes:
     Used by one thread at a time, as the store that owns it.
     """
 
-    def __init__(self, database: Database, dialect: Dialect) -> None:
-        self._database = database
-        self._placeholder = dialect.placeholder
-        quote = dialect.quote
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection = 0
+        """The connection on which `_marks` were found, by its number."""
+        quote = engine.dialect.quote
         self._table, self._id, self._value = quote("uniqueindex"), quote("id"), quote("index")
         self._marks: dict[str, tuple[str, ...]] = {}
         """Counter to the names of its high-water marks."""
@@ -42,10 +43,6 @@ class EqualModes:
         self._compared = 0
         """How many high-water marks there were when they were last seen to be among `_names`."""
         self._not_storable: set[str] = set()
-
-    def forget(self) -> None:
-        """Compare all names again: another session can lead to a table with another collation."""
-        self._marks.clear()
 
     def marks(self, counter: str, high_water_marks: Mapping[str, int]) -> tuple[str, ...]:
         """The names under which a counter may have a high-water mark.
@@ -57,6 +54,10 @@ class EqualModes:
         :returns: the same names in the same order for each of the counter's spellings. The first
             is where its next high-water mark belongs.
         """
+        if self._connection != self._engine.connections:
+            # Another session can lead to a table with another collation.
+            self._marks.clear()
+            self._connection = self._engine.connections
         if len(high_water_marks) != self._compared:
             new = high_water_marks.keys() - self._names
             if new:
@@ -79,11 +80,10 @@ class EqualModes:
         """
         equal: list[str] = []
         for page in _pages(names, _COMPARE_STEP):
-            comparisons = ", ".join([f"{self._id} = {self._placeholder}"] * len(page))
-            sql = f"SELECT {comparisons} FROM {self._table} WHERE {self._id} = {self._placeholder}"
-            # Not by Pony's execute(), which would keep each of these texts forever.
-            cursor = self._database.get_connection().cursor()
-            self._database.provider.execute(cursor, sql, (*page, counter))
+            comparison = f"{self._id} = {self._engine.dialect.placeholder}"
+            comparisons = ", ".join([comparison] * len(page))
+            sql = f"SELECT {comparisons} FROM {self._table} WHERE {comparison}"
+            cursor = self._engine.execute(sql, (*page, counter))
             row = cursor.fetchone()
             if row is None:
                 raise LostUpdate
@@ -127,7 +127,7 @@ class EqualModes:
         values: dict[str, Any] = {f"n{number}": name for number, name in enumerate(padded)}
         with db_session:
             # Not execute(), which takes SQLite's lock for writing.
-            rows = self._database.select(sql, {}, values)
+            rows = self._engine.database.select(sql, {}, values)
         return {padded[int(number)]: int(next_id) for number, next_id in rows}
 
 

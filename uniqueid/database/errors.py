@@ -12,8 +12,17 @@ from pony.orm.dbapiprovider import DBException
 
 from uniqueid.database.dialects import DIALECTS
 from uniqueid.database.dialects.base import Cause
+from uniqueid.errors import SYNC, DatabaseUnavailable
 
-__all__ = ["TRANSIENT", "Cause", "LostUpdate", "classify", "explain", "is_rejected"]
+__all__ = [
+    "TRANSIENT",
+    "Cause",
+    "LostUpdate",
+    "classify",
+    "explain",
+    "is_rejected",
+    "unavailable",
+]
 
 TRANSIENT = frozenset(Cause) - {Cause.NOT_STORABLE, Cause.NO_TABLE, Cause.OTHER}
 """The causes after which the whole transaction is worth another try."""
@@ -47,6 +56,15 @@ def explain(error: BaseException) -> str:
         return "the lock on a counter was lost"
     arguments = [str(part).strip() for part in deepest.args if not isinstance(part, Exception)]
     return " ".join(": ".join(arguments).split()) or type(deepest).__name__
+
+
+def unavailable(error: Exception) -> DatabaseUnavailable:
+    """The error that says why the database did not do its work."""
+    if isinstance(error, DatabaseUnavailable):
+        return error
+    if classify(error) is Cause.NO_TABLE:
+        return DatabaseUnavailable(f"{explain(error)}; {SYNC}", tables=True)
+    return DatabaseUnavailable(explain(error))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

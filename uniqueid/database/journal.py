@@ -41,12 +41,13 @@ from pony.orm import Database, db_session
 
 from uniqueid.database.dialects.base import Dialect
 from uniqueid.database.errors import LostUpdate
-from uniqueid.errors import KeyReused
+from uniqueid.errors import KeyReused, UniqueIDError
 from uniqueid.model import (
     MAX_CALLER_LENGTH,
     MAX_CLIENT_LENGTH,
     MAX_KEY_LENGTH,
     AllocationRecord,
+    CounterUpdate,
     RecordedRange,
 )
 
@@ -71,6 +72,10 @@ COLUMNS = (
     "request_id",
 )
 """All that are written; `id` numbers itself, and `replays` starts at 0."""
+
+
+Rows = list[tuple[AllocationRecord, int]]
+"""Records and the first of their IDs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +172,61 @@ class Plan:
             else:
                 placed.append(fate)
         return rows, placed
+
+
+class Plans:
+    """What one transaction does with all of its records.
+
+    :param totals: mode to the number of IDs, those of its records included. Records of other modes
+        are left out.
+    :param known: rows that were found; None when the keys were not read.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[AllocationRecord],
+        totals: Mapping[str, int],
+        known: Mapping[tuple[str, str], Record] | None,
+    ) -> None:
+        by_mode: dict[str, list[AllocationRecord]] = {}
+        for record in records:
+            if record.mode in totals:
+                by_mode.setdefault(record.mode, []).append(record)
+        before: dict[tuple[str, str], AllocationRecord] = {}
+        self.unread = frozenset(
+            record.mode for record in records if record.key is not None and known is None
+        )
+        """The modes of keys that were not read."""
+        self._by_mode = {mode: Plan(rows, known or {}, before) for mode, rows in by_mode.items()}
+        self.counts = dict(totals)
+        """Mode to the number of IDs to allocate."""
+        self.replayed: dict[str, int] = {}
+        """Mode to the lowest ID that its replays leave."""
+        for mode, plan in self._by_mode.items():
+            self.counts[mode] -= plan.unused
+            if plan.floor > 1:
+                self.replayed[mode] = plan.floor
+            elif self.counts[mode] == 0 and totals[mode] > 0:
+                # All are refused: that creates no counter.
+                del self.counts[mode]
+
+    @property
+    def found(self) -> Iterator[Record]:
+        """The rows of the replays."""
+        return (record for plan in self._by_mode.values() for record in plan.found)
+
+    def place(self, outcomes: dict[str, CounterUpdate | UniqueIDError]) -> Rows:
+        """Complete the outcomes of the modes with those of their records; the rows to insert."""
+        rows: Rows = []
+        for mode, plan in self._by_mode.items():
+            # A counter that was not used has no next ID.
+            outcome = outcomes.setdefault(mode, CounterUpdate(mode, 1, 0, 0))
+            if isinstance(outcome, CounterUpdate):
+                # Behind the requests without records.
+                new, ranges = plan.place(outcome.next_id - plan.taken)
+                rows += new
+                outcome.records = tuple(ranges)
+        return rows
 
 
 class Journal:

@@ -85,8 +85,6 @@ class Dialect(ABC):
     """Stands before a list of rows in an IN condition."""
     locks_rows = True
     """Whether a lock time-out concerns one counter, and not the whole database."""
-    autocommit_costs_round_trip = False
-    """Whether to change a session's autocommit takes one."""
     session_per_health_check = False
     """Whether a health check must not keep its session open."""
     unique_keys_cover_collation = True

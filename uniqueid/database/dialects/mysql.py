@@ -18,7 +18,7 @@ from uniqueid.database.dialects.base import (
     unique_keys,
     verify,
 )
-from uniqueid.database.dialects.provider import keep_connection
+from uniqueid.database.dialects.provider import is_single_statement, keep_connection
 from uniqueid.database.durability import DurabilityMonitor, DurabilityProblem
 from uniqueid.database.url import DatabaseURL
 
@@ -64,6 +64,9 @@ _REJECTED = frozenset({1044, 1045, 1049, 1130, 1698, 3118, 4151})
 """Access denied, unknown database, host that may not connect, locked account."""
 _DRIVERS = ("pymysql", "MySQLdb")
 
+_SINGLE_STATEMENTS_BEFORE_AUTOCOMMIT = 4
+"""In succession: to change a session's autocommit takes a round trip."""
+
 
 class MySQL(Dialect):
     """Both servers: a variable that one of them does not have is not checked."""
@@ -72,7 +75,6 @@ class MySQL(Dialect):
     quote_character = "`"
     generated_key = "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY"
     exact_text = "VARBINARY"
-    autocommit_costs_round_trip = True
 
     def binding(
         self,
@@ -288,6 +290,9 @@ class MySQLPool(Pool):  # type: ignore[misc]
 class MySQLProvider(mysql.MySQLProvider):  # type: ignore[misc]
     """MySQL and MariaDB through PyMySQL."""
 
+    _single_statements = 0
+    """Sessions of a single statement in succession."""
+
     def should_reconnect(self, exc: BaseException) -> bool:
         return False
 
@@ -295,17 +300,18 @@ class MySQLProvider(mysql.MySQLProvider):  # type: ignore[misc]
         pool = super().get_pool(*args, **kwargs)
         return MySQLPool(durability, pool.dbapi_module, *pool.args, **pool.kwargs)
 
-    def alone(self, connection: Any) -> None:
-        """Make the next statement a transaction of its own; a round trip if the last was not."""
-        connection.autocommit(True)
-
-    def end_alone(self, connection: Any) -> None:
-        """End that: nothing to do."""
-
     @wrap_dbapi_exceptions  # type: ignore[untyped-decorator]
     def set_transaction_mode(self, connection: Any, cache: Any) -> None:
         cache.immediate = True
-        # A round trip if the last statement was a transaction of its own.
+        if is_single_statement(cache):
+            self._single_statements += 1
+            if self._single_statements >= _SINGLE_STATEMENTS_BEFORE_AUTOCOMMIT:
+                connection.autocommit(True)
+            # Otherwise it is an ordinary transaction with its COMMIT.
+            cache.in_transaction = True
+            return
+        self._single_statements = 0
+        # A round trip if the last statement was committed automatically.
         connection.autocommit(False)
         if cache.db_session is not None and cache.db_session.serializable:
             cache.in_transaction = True
@@ -313,3 +319,19 @@ class MySQLProvider(mysql.MySQLProvider):  # type: ignore[misc]
             # A plain SELECT of a serializable InnoDB session locks the rows it reads.
             with connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+
+    def commit(self, connection: Any, cache: Any = None) -> None:
+        if _is_autocommitted(connection, cache):
+            cache.in_transaction = False
+        else:
+            super().commit(connection, cache)
+
+    def rollback(self, connection: Any, cache: Any = None) -> None:
+        if _is_autocommitted(connection, cache):
+            cache.in_transaction = False
+        else:
+            super().rollback(connection, cache)
+
+
+def _is_autocommitted(connection: Any, cache: Any) -> bool:
+    return cache is not None and is_single_statement(cache) and connection.get_autocommit()

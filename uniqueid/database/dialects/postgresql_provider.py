@@ -11,7 +11,7 @@ from pony.orm.dbapiprovider import wrap_dbapi_exceptions
 from pony.orm.dbproviders import postgres
 from psycopg2 import OperationalError, extensions
 
-from uniqueid.database.dialects.provider import keep_connection
+from uniqueid.database.dialects.provider import is_single_statement, keep_connection
 from uniqueid.database.url import DatabaseURL
 
 
@@ -110,15 +110,13 @@ class PostgreSQLProvider(postgres.PGProvider):  # type: ignore[misc]
         extensions.set_wait_callback(wait_for_answer)
         return PostgreSQLPool(set_up_session, self.dbapi_module, *args, **kwargs)
 
-    def alone(self, connection: Any) -> None:
-        """Make the next statement a transaction of its own, which is serializable as well."""
-        connection.autocommit = True
-
-    def end_alone(self, connection: Any) -> None:
-        """End that: nothing to do."""
-
     @wrap_dbapi_exceptions  # type: ignore[untyped-decorator]
     def set_transaction_mode(self, connection: Any, cache: Any) -> None:
+        if is_single_statement(cache):
+            # No round trip. The session's default is serializable, and psycopg2 sends no COMMIT.
+            connection.autocommit = True
+            cache.in_transaction = True
+            return
         session = cache.db_session
         # DDL would commit step by step without a transaction.
         transaction = session is not None and (session.serializable or session.ddl)

@@ -19,7 +19,7 @@ from uniqueid.database.dialects.base import (
     TableProblem,
     unique_keys,
 )
-from uniqueid.database.dialects.provider import keep_connection
+from uniqueid.database.dialects.provider import is_single_statement, keep_connection
 from uniqueid.database.durability import DurabilityMonitor, DurabilityProblem
 from uniqueid.database.sqlite_file import SQLiteFile, file_at
 from uniqueid.database.url import DatabaseURL
@@ -276,9 +276,22 @@ class SQLiteProvider(sqlite.SQLiteProvider):  # type: ignore[misc]
     ) -> SQLitePool:
         return SQLitePool(is_shared_memory_db, filename, create_db, **kwargs)
 
-    def alone(self, connection: Any) -> None:
-        """Make the next statement a transaction of its own, as it is without a BEGIN."""
+    # Without a BEGIN, a statement is a transaction.
 
-    def end_alone(self, connection: Any) -> None:
-        """End that: the connection is no longer in use."""
-        self.pool.release(connection)
+    def set_transaction_mode(self, connection: Any, cache: Any) -> None:
+        if is_single_statement(cache):
+            cache.in_transaction = True
+        else:
+            super().set_transaction_mode(connection, cache)
+
+    def commit(self, connection: Any, cache: Any = None) -> None:
+        if cache is not None and is_single_statement(cache):
+            cache.in_transaction = False
+        else:
+            super().commit(connection, cache)
+
+    def rollback(self, connection: Any, cache: Any = None) -> None:
+        if cache is not None and is_single_statement(cache):
+            cache.in_transaction = False
+        else:
+            super().rollback(connection, cache)
