@@ -42,7 +42,7 @@ class Stores:
         """The variables and values that a new session finds."""
         direct = self(url)
         direct.store.open()
-        found = direct.store._engine._durability.problems
+        found = direct.store._engine._options.durability.problems
         return {problem.variable: problem.value for problem in found}
 
 

@@ -491,6 +491,19 @@ def test_a_key_that_the_database_forgot_gets_a_second_range_above_the_first(
     assert (again.first, again.replayed) == (11, False)
 
 
+def test_a_replay_is_not_refused_for_a_lost_counter_that_has_no_ids_left(direct: Direct) -> None:
+    """A replay takes none; so the key is read before the mode is refused."""
+    direct.first("file")
+    direct.advance({"file": 0}, {"file": MAX_ID})
+    marks = {"file": MAX_ID + 1}
+    assert placed(direct, entry("file", 1, "one")) == RecordedRange(MAX_ID)
+    with db_session:
+        direct.store.database.execute("DELETE FROM uniqueindex", {}, {})
+    assert placed(direct, entry("file", 1, "one"), floors=marks) == RecordedRange(MAX_ID, True)
+    assert direct.store.counters() == marks
+    assert isinstance(record(direct, entry("file", 1, "two"))["file"], CounterExhausted)
+
+
 def test_replays_do_not_move_the_fence(
     direct: Direct, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

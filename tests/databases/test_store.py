@@ -199,6 +199,23 @@ def test_a_counter_below_its_floor_can_be_refused_instead(direct: Direct) -> Non
     assert direct.store.counters() == {"b": 2, "file": 11}
 
 
+def test_a_refused_first_use_leaves_no_row_and_the_others_are_advanced(direct: Direct) -> None:
+    """Its row was created to compare it: the transaction is run again without that mode."""
+    direct.first("b", 10)
+    totals = {"a": 1, "b": 1, "lost": 1, "z": 1}
+    outcomes = direct.advance(totals, {"lost": 51}, repair=False)
+    refused = outcomes.pop("lost")
+    assert isinstance(refused, CounterRegressed)
+    assert (refused.found, refused.expected) == (1, 51)
+    assert {mode: outcome.first for mode, outcome in outcomes.items()} == {  # type: ignore[union-attr]
+        "a": 1,
+        "b": 11,
+        "z": 1,
+    }
+    assert isinstance(direct.advance({"new": MAX_ID + 1})["new"], CounterExhausted)
+    assert direct.store.counters() == {"a": 2, "b": 12, "z": 2}
+
+
 def test_no_more_modes_than_max_modes_are_created(make_store: Callable[..., Direct]) -> None:
     """Those that exist are served, and one that was lost may come back."""
     direct = make_store(max_modes=2)

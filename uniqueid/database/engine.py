@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pony.orm import Database, PrimaryKey, Required, db_session
 
 from uniqueid.database.dialects import DIALECTS
-from uniqueid.database.dialects.base import LOCK_WAIT
+from uniqueid.database.dialects.base import LOCK_WAIT, ConnectOptions
 from uniqueid.database.durability import DurabilityMonitor
 from uniqueid.database.errors import Cause, classify, is_rejected, unavailable
 from uniqueid.database.url import DatabaseURL
@@ -48,10 +48,11 @@ class Engine:
         self.dialect = DIALECTS[url.kind]
         self.connections = 0
         """How many connections were made so far: a new one may lead to another server."""
-        self._create = create
         # Longer than a statement may wait for a lock.
-        self._timeout = max(LOCK_WAIT + 1, timeout)
-        self._durability = durability or DurabilityMonitor()
+        timeout = max(LOCK_WAIT + 1, timeout)
+        self._options = ConnectOptions(
+            create, min(timeout, _CONNECT_TIMEOUT), timeout, durability or DurabilityMonitor()
+        )
         self._opened = False
         self._opening = threading.Lock()
         self.database = Database()
@@ -80,13 +81,7 @@ class Engine:
         with self._opening:
             if self._opened:
                 return
-            provider, arguments = self.dialect.binding(
-                self.url,
-                create=self._create,
-                connect_timeout=min(self._timeout, _CONNECT_TIMEOUT),
-                answer_timeout=self._timeout,
-                durability=self._durability,
-            )
+            provider, arguments = self.dialect.binding(self.url, self._options)
             try:
                 self.database.bind(provider, **arguments)
             except Exception as error:
@@ -102,7 +97,7 @@ class Engine:
             user, the password or the database's name, and where waiting is of no use.
         :raises SchemaError: when there is no SQLite file.
         """
-        self.dialect.check_before_connect(self.url, self._create)
+        self.dialect.check_before_connect(self.url, self._options.create)
         for attempt in range(1, attempts + 1):
             try:
                 self.open()
@@ -170,4 +165,4 @@ class Engine:
         :raises UnsafeSession: when they may not be used.
         """
         with db_session, closing(self.database.get_connection().cursor()) as cursor:
-            self._durability.report(self.dialect.check_session(cursor))
+            self._options.durability.report(self.dialect.check_session(cursor))

@@ -71,6 +71,21 @@ class Table:
     """What is wrong with its kind and storage."""
 
 
+@dataclass(frozen=True)
+class ConnectOptions:
+    """How a database is connected to."""
+
+    create: bool
+    """Whether a database without a server may be created; a server must not, or a mistyped URL
+    would be a new database, whose counters start at 1."""
+    connect_timeout: float
+    """Seconds for a connection to a server to be made."""
+    answer_timeout: float
+    """Seconds after which a silent server is regarded as lost."""
+    durability: DurabilityMonitor
+    """Takes the result of the checks in each new session."""
+
+
 class Dialect(ABC):
     """Everything that differs between the databases. It has no state."""
 
@@ -103,22 +118,9 @@ class Dialect(ABC):
 
     @abstractmethod
     def binding(
-        self,
-        url: DatabaseURL,
-        *,
-        create: bool,
-        connect_timeout: float,
-        answer_timeout: float,
-        durability: DurabilityMonitor,
+        self, url: DatabaseURL, options: ConnectOptions
     ) -> tuple[type[DBAPIProvider], dict[str, Any]]:
-        """Pony's provider, and the arguments that `Database.bind` takes with it.
-
-        :param create: whether a database without a server may be created; a server must not, or a
-            mistyped URL would be a new database, whose counters start at 1.
-        :param connect_timeout: seconds for a connection to a server to be made.
-        :param answer_timeout: seconds after which a silent server is regarded as lost.
-        :param durability: takes the result of the checks in each new session.
-        """
+        """Pony's provider, and the arguments that `Database.bind` takes with it."""
 
     @abstractmethod
     def set_up_session(self, cursor: Any) -> list[DurabilityProblem]:

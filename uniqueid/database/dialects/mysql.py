@@ -11,6 +11,7 @@ from pony.orm.dbproviders import mysql
 from uniqueid.database.dialects.base import (
     LOCK_WAIT,
     Cause,
+    ConnectOptions,
     Dialect,
     Select,
     Table,
@@ -77,33 +78,28 @@ class MySQL(Dialect):
     exact_text = "VARBINARY"
 
     def binding(
-        self,
-        url: DatabaseURL,
-        *,
-        create: bool,
-        connect_timeout: float,
-        answer_timeout: float,
-        durability: DurabilityMonitor,
+        self, url: DatabaseURL, options: ConnectOptions
     ) -> tuple[type[MySQLProvider], dict[str, Any]]:
-        options: dict[str, Any] = dict(url.options)
+        arguments: dict[str, Any] = dict(url.options)
         named = {"host": url.host, "port": url.port, "user": url.user, "password": url.password}
-        options |= {name: value for name, value in named.items() if value is not None}
-        if "ssl_verify_cert" in options:
-            options["ssl_verify_cert"] = options["ssl_verify_cert"].lower() in ("1", "true", "yes")
-        if "unix_socket" in options or (
+        arguments |= {name: value for name, value in named.items() if value is not None}
+        verified = arguments.get("ssl_verify_cert")
+        if verified is not None:
+            arguments["ssl_verify_cert"] = verified.lower() in ("1", "true", "yes")
+        if "unix_socket" in arguments or (
             url.host in (None, "localhost", "127.0.0.1", "::1")
-            and not any(name.startswith("ssl") for name in options)
+            and not any(name.startswith("ssl") for name in arguments)
         ):
             # What does not leave the machine needs no encryption, which costs 18 ms a connection.
-            options["ssl_disabled"] = True
+            arguments["ssl_disabled"] = True
         return MySQLProvider, {
-            **options,
+            **arguments,
             "database": url.database,
             "charset": "utf8mb4",
-            "connect_timeout": connect_timeout,
-            "read_timeout": answer_timeout,
-            "write_timeout": answer_timeout,
-            "durability": durability,
+            "connect_timeout": options.connect_timeout,
+            "read_timeout": options.answer_timeout,
+            "write_timeout": options.answer_timeout,
+            "durability": options.durability,
         }
 
     def cause_of(self, error: BaseException) -> Cause | None:

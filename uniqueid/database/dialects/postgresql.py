@@ -10,6 +10,7 @@ from pony.orm.dbapiprovider import DBAPIProvider
 from uniqueid.database.dialects.base import (
     LOCK_WAIT,
     Cause,
+    ConnectOptions,
     Dialect,
     Select,
     Table,
@@ -17,7 +18,7 @@ from uniqueid.database.dialects.base import (
     unique_keys,
     verify,
 )
-from uniqueid.database.durability import DurabilityMonitor, DurabilityProblem
+from uniqueid.database.durability import DurabilityProblem
 from uniqueid.database.url import DatabaseURL
 
 # SQLSTATE: PostgreSQL's manual, appendix A.
@@ -90,19 +91,13 @@ class PostgreSQL(Dialect):
     generated_key = "BIGSERIAL PRIMARY KEY"
 
     def binding(
-        self,
-        url: DatabaseURL,
-        *,
-        create: bool,
-        connect_timeout: float,
-        answer_timeout: float,
-        durability: DurabilityMonitor,
+        self, url: DatabaseURL, options: ConnectOptions
     ) -> tuple[type[DBAPIProvider], dict[str, Any]]:
         from uniqueid.database.dialects.postgresql_provider import PostgreSQLProvider, arguments
 
         return PostgreSQLProvider, {
-            **arguments(url, answer_timeout),
-            "set_up_session": lambda cursor: durability.report(self.set_up_session(cursor)),
+            **arguments(url, options.answer_timeout),
+            "set_up_session": lambda cursor: options.durability.report(self.set_up_session(cursor)),
         }
 
     def cause_of(self, error: BaseException) -> Cause | None:

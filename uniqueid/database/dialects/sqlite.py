@@ -13,6 +13,7 @@ from pony.orm.dbproviders import sqlite
 from uniqueid.database.dialects.base import (
     LOCK_WAIT,
     Cause,
+    ConnectOptions,
     Dialect,
     Select,
     Table,
@@ -20,7 +21,7 @@ from uniqueid.database.dialects.base import (
     unique_keys,
 )
 from uniqueid.database.dialects.provider import is_single_statement, keep_connection
-from uniqueid.database.durability import DurabilityMonitor, DurabilityProblem
+from uniqueid.database.durability import DurabilityProblem
 from uniqueid.database.sqlite_file import SQLiteFile, file_at
 from uniqueid.database.url import DatabaseURL
 from uniqueid.errors import DatabaseUnavailable, UnsafeSession
@@ -50,17 +51,11 @@ class SQLite(Dialect):
     generated_key = "INTEGER PRIMARY KEY AUTOINCREMENT"
 
     def binding(
-        self,
-        url: DatabaseURL,
-        *,
-        create: bool,
-        connect_timeout: float,
-        answer_timeout: float,
-        durability: DurabilityMonitor,
+        self, url: DatabaseURL, options: ConnectOptions
     ) -> tuple[type[SQLiteProvider], dict[str, Any]]:
         return SQLiteProvider, {
             "filename": url.database,
-            "create_db": create,
+            "create_db": options.create,
             "timeout": LOCK_WAIT,
             "check_same_thread": False,
         }
