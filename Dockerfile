@@ -21,7 +21,7 @@ RUN python3 -m venv /opt/uniqueid \
     && /opt/uniqueid/bin/pip install --require-hashes -r requirements-build.txt \
     && UWSGI_PROFILE_OVERRIDE='xml=false;yaml=false;ssl=false;pcre=false' \
        /opt/uniqueid/bin/pip install --no-build-isolation --require-hashes -r requirements.txt
-COPY setup.py pyproject.toml README.md LICENSE ./
+COPY setup.py pyproject.toml README.md LICENSE config.cfg uwsgi.ini ./
 COPY pacifica pacifica
 COPY uniqueid uniqueid
 RUN /opt/uniqueid/bin/pip install --no-build-isolation --no-deps --no-index . \

@@ -17,6 +17,7 @@ SUITES = ("unit", "core", "rest")
 SLOW_UNIT_TESTS = (
     "tests/test_exactly_once.py",
     "tests/test_never_cached.py",
+    "tests/test_distribution.py",
     "tests/test_docs.py",
     "tests/test_cli.py",
     "tests/test_public_interface.py",
