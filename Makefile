@@ -1,4 +1,4 @@
-# make run       serve on http://localhost:8051 from a SQLite file in this directory
+# make run       serve on http://localhost:8051 from a SQLite file in this directory; PORT=8061
 # make check     ruff, mypy and the unit tests: seconds
 # make test      these, the databases under uWSGI, and the core faults: minutes
 # make test-all  everything that is not in make test: caches, image, chart, browser, all faults, ...
@@ -34,7 +34,7 @@ TEST_PROCESSES ?= 4
 run: $(VENV)/run
 	$(BIN)/pacifica-uniqueid-cmd dbsync $(if $(wildcard $(VENV)/created),--no-create)
 	@touch $(VENV)/created
-	exec $(BIN)/uwsgi --ini uwsgi.ini $(UWSGI_ARGS)
+	$(if $(PORT),UNIQUEID_LISTEN=:$(PORT) )exec $(BIN)/uwsgi --ini uwsgi.ini $(UWSGI_ARGS)
 
 # tests/suites.py has the tests of each suite, tests/side_by_side.py their groups.
 check: lint

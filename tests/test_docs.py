@@ -111,7 +111,7 @@ def test_the_architecture_names_files_that_exist() -> None:
 
 def test_every_variable_beside_the_settings_is_documented() -> None:
     """Those that name files are no settings and have no row."""
-    for name in ("UNIQUEID_CONFIG", "UNIQUEID_CPCONFIG", "UNIQUEID_URL"):
+    for name in ("UNIQUEID_CONFIG", "UNIQUEID_CPCONFIG", "UNIQUEID_LISTEN", "UNIQUEID_URL"):
         assert f"`{name}`" in everything()
 
 
@@ -188,8 +188,10 @@ class Reader:
             )
         elif command.startswith("pip install"):
             # Runs in tests/compatibility, where it does not change what the tests run in.
-            assert "pacifica-uniqueid" in command
-        elif f"{command} ".startswith(SERVERS):
+            assert "pacifica-uniqueid" in command or command == "pip install ."
+        elif (command.startswith("cd ") and "&& uwsgi" in command) or f"{command} ".startswith(
+            SERVERS
+        ):
             self.stop()
             self.serve(command)
         else:
@@ -217,7 +219,7 @@ class Reader:
         self.serving = command
         with (self.directory / "log").open("ab") as log:
             self.server = subprocess.Popen(
-                [*self.net.prefix, "sh", "-c", f"exec {command}"],
+                [*self.net.prefix, "sh", "-c", re.sub(r"^(cd .* && |)", r"\1exec ", command)],
                 cwd=self.directory,
                 env=self.environment,
                 stdout=log,

@@ -31,7 +31,7 @@ _CHERRYPY_KEYS = ("server.", "log.", "engine.", "tools.", "request.", "checker."
 # Variables with our prefix that are no settings: which files to read, the consumers' name for
 # the service's own URL, and what Kubernetes adds for a Service that is called uniqueid.
 _NOT_SETTINGS = re.compile(
-    r"UNIQUEID_(CONFIG|CPCONFIG|URL|DBSYNC"
+    r"UNIQUEID_(CONFIG|CPCONFIG|LISTEN|URL|TOKEN_FILE|DBSYNC"
     r"|(.*_)?SERVICE_(HOST|PORT(_.*)?)"
     r"|(.*_)?PORT(_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)?)"
 )

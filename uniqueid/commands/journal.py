@@ -232,7 +232,14 @@ def _write_table(rows: Iterable[Record], out: TextIO) -> None:
 def _write_csv(rows: Iterable[Record], out: TextIO) -> None:
     writer = csv.DictWriter(out, COLUMNS)
     writer.writeheader()
-    writer.writerows(_document(record) for record in rows)
+    for record in rows:
+        writer.writerow({name: _cell(value) for name, value in _document(record).items()})
+
+
+def _cell(value: object) -> object:
+    """A cell that a spreadsheet does not take for a formula."""
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if formula else value
 
 
 def _write_jsonl(rows: Iterable[Record], out: TextIO) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import signal
 import socket
 import ssl
@@ -27,6 +28,7 @@ from uniqueid.server import cherrypy_file
 from uniqueid.server.cherrypy_file import CherryPyFile
 
 CPCONFIG_VARIABLE: Final = "UNIQUEID_CPCONFIG"
+LISTEN_VARIABLE: Final = "UNIQUEID_LISTEN"
 HOME_FILE: Final = "~/.pacifica-uniqueid/cpconfig.ini"
 
 log = logging.getLogger("uniqueid.server")
@@ -79,6 +81,9 @@ def run(named: str | None = None, address: str | None = None, port: int | None =
     """
     file = find_file(named, os.environ)
     values = dict(file.values)
+    listen = parse_listen(os.environ.get(LISTEN_VARIABLE, ""))
+    address = listen[0] if address is None else address
+    port = listen[1] if port is None else port
     for key, value in (("server.socket_host", address), ("server.socket_port", port)):
         if value is not None:
             values |= {key: value, "server.socket_file": ""}
@@ -116,6 +121,16 @@ def run(named: str | None = None, address: str | None = None, port: int | None =
     built.allocator.close(grace)
     log.info(logs.Event("stopped", address=where))
     return 0 if ended.is_set() else 1
+
+
+def parse_listen(text: str) -> tuple[str | None, int | None]:
+    """Address and port of ``HOST:PORT``; no host means every address, as for uWSGI."""
+    if not text:
+        return None, None
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:]*)):([0-9]{1,5})", text, re.ASCII)
+    if found is None or int(found[3]) > 65535:
+        raise ConfigError(LISTEN_VARIABLE, text, "environment", "must be HOST:PORT or :PORT")
+    return found[1] or found[2] or "", int(found[3])
 
 
 def make_server(values: Mapping[str, Any], path: str) -> Server:
