@@ -68,6 +68,7 @@ REST_DIRECTORIES = frozenset(
         "caches",
         "chart",
         "compatibility",
+        "deploy",
         "e2e",
         "model",
         "observability",
