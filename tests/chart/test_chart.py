@@ -242,6 +242,10 @@ def test_the_schema_knows_exactly_the_values() -> None:
         {"probes": {"liveness": {"exec": {"command": ["true"]}}}},
         {"uwsgi": {"options": {"processes": 4}}},
         {"commonLabels": {"a": 1}},
+        {"resources": {"request": {"cpu": 1}}},
+        {"ingress": {"tls": [{"secret": "tls"}]}},
+        {"maintenance": True},
+        {"metrics": {"prometheusRule": {"runbookBaseURL": "docs"}}},
     ],
     ids=str,
 )
