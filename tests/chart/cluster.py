@@ -48,9 +48,6 @@ KINDS = [
     ("networking.k8s.io", "v1", "ingresses", "Ingress", True),
     ("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", True),
     ("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", True),
-    ("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", False),
-]
-CUSTOM = [
     ("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute", True),
     ("monitoring.coreos.com", "v1", "prometheusrules", "PrometheusRule", True),
     ("monitoring.coreos.com", "v1", "servicemonitors", "ServiceMonitor", True),
@@ -218,19 +215,9 @@ def _selected(selector: str, labels: dict[str, str]) -> bool:
 
 
 class Cluster:
-    """An API server on a port of 127.0.0.1.
+    """An API server on a port of 127.0.0.1."""
 
-    :param custom: which custom kinds it knows.
-    :param run: runs the container of a pod that is nobody's; exit status and output.
-    """
-
-    def __init__(
-        self,
-        custom: frozenset[str] = helm.CUSTOM,
-        run: Callable[[Object], tuple[int, str]] = lambda _pod: (0, ""),
-    ) -> None:
-        self.kinds = [*KINDS, *(kind for kind in CUSTOM if kind[3] in custom)]
-        self.run = run
+    def __init__(self) -> None:
         self.objects: dict[tuple[str, str, str, str], Object] = {}
         self.events: list[tuple[int, str, str, str, Object]] = []
         self.history: list[str] = []
@@ -240,7 +227,6 @@ class Cluster:
         self.stuck: list[str] = []
         """Pods that named what did not exist."""
         self._applied: dict[tuple[Any, ...], Object] = {}
-        self._logs: dict[tuple[str, str], str] = {}
         self._changed = threading.Condition(threading.RLock())
         self._version = itertools.count(1)
         self._now = 0
@@ -285,15 +271,15 @@ class Cluster:
     def get(self, kind: str, name: str, namespace: str = "science") -> Object | None:
         """An object; None when there is none."""
         with self._changed:
-            (plural,) = [row[2] for row in self.kinds if row[3] == kind]
-            (group,) = [row[0] for row in self.kinds if row[3] == kind]
+            (plural,) = [row[2] for row in KINDS if row[3] == kind]
+            (group,) = [row[0] for row in KINDS if row[3] == kind]
             found = self.objects.get((group, plural, namespace, name))
             return copy.deepcopy(found)
 
     def of(self, kind: str, namespace: str = "science") -> list[Object]:
         """All objects of a kind in a namespace."""
         with self._changed:
-            (plural,) = [row[2] for row in self.kinds if row[3] == kind]
+            (plural,) = [row[2] for row in KINDS if row[3] == kind]
             return [
                 copy.deepcopy(found)
                 for (_group, plural_, namespace_, _name), found in self.objects.items()
@@ -306,7 +292,7 @@ class Cluster:
 
     def put(self, manifest: Object, namespace: str = "science") -> None:
         """Make an object, or replace it."""
-        (row,) = [row for row in self.kinds if row[3] == manifest["kind"]]
+        (row,) = [row for row in KINDS if row[3] == manifest["kind"]]
         place = namespace if row[4] else ""
         self.write((row[0], row[2], place, manifest["metadata"]["name"]), manifest)
 
@@ -375,21 +361,23 @@ class Cluster:
             self._tell("DELETED", key, gone)
             self._applied = {k: v for k, v in self._applied.items() if k[:4] != key}
             uid = gone["metadata"]["uid"]
-            for other, found in list(self.objects.items()):
-                owners = found["metadata"].get("ownerReferences", [])
-                if any(owner["uid"] == uid for owner in owners) and other in self.objects:
+            for other in self._owned(uid):
+                if other in self.objects:
                     self.delete(other)
-                elif gone["kind"] == "Namespace" and other[2] == key[3]:
-                    self.objects.pop(other, None)
-            owners = gone["metadata"].get("ownerReferences", [])
-            if gone["kind"] == "Pod" and owners:
-                # Its owner makes another one, unless it is gone or smaller itself.
-                stateful = ("apps", "statefulsets", key[2], owners[0]["name"])
-                if owners[0]["kind"] != "StatefulSet":
-                    self._fill(key[2], owners[0]["uid"])
-                elif stateful in self.objects:
-                    self._number(stateful, self.objects[stateful])
+            # The owner of a pod makes another one, unless it is gone itself.
+            owners = {one["uid"] for one in gone["metadata"].get("ownerReferences", [])}
+            for other, found in list(self.objects.items()):
+                if found["metadata"]["uid"] in owners:
+                    self._control(other, found)
             return gone
+
+    def _owned(self, uid: str) -> list[tuple[str, str, str, str]]:
+        """The keys of what an object owns."""
+        return [
+            key
+            for key, found in self.objects.items()
+            if any(one["uid"] == uid for one in found["metadata"].get("ownerReferences", []))
+        ]
 
     def _tell(self, event: str, key: tuple[str, str, str, str], found: Object) -> None:
         self.events.append((self._now, event, f"{key[0]}/{key[1]}", key[2], copy.deepcopy(found)))
@@ -410,8 +398,6 @@ class Cluster:
         kind = found["kind"]
         if kind == "PersistentVolumeClaim":
             self._settle(key, {"phase": "Bound"})
-        elif kind == "Service" and found["spec"].get("type") == "LoadBalancer":
-            self._settle(key, {"loadBalancer": {"ingress": [{"ip": "10.0.0.20"}]}})
         elif kind == "Namespace":
             self._settle(key, {"phase": "Active"})
             self.put(
@@ -432,16 +418,9 @@ class Cluster:
             self._start(key, found)
 
     def _start(self, key: tuple[str, str, str, str], pod: Object) -> None:
+        """A pod that is nobody's, as the one of `helm test`, has run."""
         if self._can_run(key[2], f"Pod {key[3]}", pod["spec"]):
-            self._settle(key, self._pod_status("Running"))
-            threading.Thread(target=self._execute, args=(key, copy.deepcopy(pod))).start()
-
-    def _execute(self, key: tuple[str, str, str, str], pod: Object) -> None:
-        status, output = self.run(pod)
-        with self._changed:
-            self._logs[key[2], key[3]] = output
-            if key in self.objects:
-                self._settle(key, self._pod_status("Failed" if status else "Succeeded"))
+            self._settle(key, self._pod_status("Succeeded"))
 
     @staticmethod
     def _pod_status(phase: str) -> Object:
@@ -473,80 +452,62 @@ class Cluster:
         self.stuck += [f"{what}: {name} does not exist" for name in missing]
         return not missing
 
+    def _keep(self, key: tuple[str, str, str, str], plural: str, wanted: dict[str, Object]) -> None:
+        """Make the objects that a workload wants, by name, and remove its others of that kind."""
+        owner = self.objects[key]
+        uid = owner["metadata"]["uid"]
+        reference = {"apiVersion": "apps/v1", "kind": owner["kind"], "name": key[3], "uid": uid}
+        reference["controller"] = True
+        for other in self._owned(uid):
+            old = self.objects[other]
+            new = wanted.get(other[3])
+            if other[1] == plural and (new is None or new["spec"] != old["spec"]):
+                self.objects.pop(other)
+        for name, made in wanted.items():
+            place = (key[0] if plural == "replicasets" else "", plural, key[2], name)
+            if place not in self.objects:
+                made.setdefault("metadata", {})["ownerReferences"] = [reference]
+                self.write(place, made)
+
+    def _pod(self, template: Object) -> Object:
+        """A pod of a workload's template, which runs."""
+        status = self._pod_status("Running")
+        return {**copy.deepcopy(template), "apiVersion": "v1", "kind": "Pod", "status": status}
+
     def _roll(self, key: tuple[str, str, str, str], deployment: Object) -> None:
-        """The ReplicaSet of a Deployment's template with its pods, and none of another."""
-        spec, metadata = deployment["spec"], deployment["metadata"]
-        replicas = spec.get("replicas", 1)
-        text = json.dumps(spec["template"], sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+        """The ReplicaSet of a Deployment's template, which Helm 3 waits for, and its pods."""
+        spec, generation = deployment["spec"], deployment["metadata"]["generation"]
+        replicas = spec["replicas"]
         runs = self._can_run(key[2], f"Deployment {key[3]}", spec["template"]["spec"])
-        owner = {"apiVersion": "apps/v1", "kind": "Deployment", "controller": True}
-        owner |= {"name": key[3], "uid": metadata["uid"]}
-        template = copy.deepcopy(spec["template"])
-        template["metadata"].setdefault("labels", {})["pod-template-hash"] = digest
-        name = f"{key[3]}-{digest}"
-        for (_group, plural, namespace, other), found in list(self.objects.items()):
-            owners = [one["uid"] for one in found["metadata"].get("ownerReferences", [])]
-            if plural == "replicasets" and other != name and owners == [metadata["uid"]]:
-                self.delete(("apps", "replicasets", namespace, other))
-        labels = template["metadata"]["labels"]
-        self.write(
-            ("apps", "replicasets", key[2], name),
-            {
-                "apiVersion": "apps/v1",
-                "kind": "ReplicaSet",
-                "metadata": {"labels": labels, "ownerReferences": [owner]},
-                "spec": {
-                    "replicas": replicas,
-                    "selector": {"matchLabels": {**spec["selector"]["matchLabels"]}},
-                    "template": template,
-                },
-            },
-        )
-        made = self.objects["apps", "replicasets", key[2], name]
+        text = json.dumps(spec["template"], sort_keys=True)
+        name = f"{key[3]}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
         up = replicas if runs else 0
-        generation = made["metadata"]["generation"]
-        self._settle(
-            ("apps", "replicasets", key[2], name),
-            {"observedGeneration": generation, "replicas": replicas, "readyReplicas": up},
-        )
-        if runs:
-            self._fill(key[2], made["metadata"]["uid"])
+        made = {
+            "apiVersion": "apps/v1",
+            "kind": "ReplicaSet",
+            "metadata": {"labels": dict(spec["template"]["metadata"]["labels"])},
+            "spec": {key: spec[key] for key in ("replicas", "selector", "template")},
+            "status": {"observedGeneration": 1, "replicas": replicas, "readyReplicas": up},
+        }
+        self._keep(key, "replicasets", {name: made})
+        pods = {f"{name}-{number}": self._pod(spec["template"]) for number in range(up)}
+        self._keep(key, "pods", pods)
         state = "True" if runs else "False"
-        self._settle(
-            key,
-            {
-                "observedGeneration": metadata["generation"],
-                "replicas": replicas,
-                "updatedReplicas": replicas,
-                "readyReplicas": up,
-                "availableReplicas": up,
-                "conditions": [
-                    {"type": "Available", "status": state, "reason": "MinimumReplicasAvailable"},
-                    {"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"},
-                ],
-            },
-        )
+        conditions = [
+            {"type": "Available", "status": state, "reason": "MinimumReplicasAvailable"},
+            {"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"},
+        ]
+        counts = {"readyReplicas": up, "availableReplicas": up, "updatedReplicas": replicas}
+        status = {"observedGeneration": generation, "replicas": replicas, **counts}
+        self._settle(key, {**status, "conditions": conditions})
 
     def _number(self, key: tuple[str, str, str, str], stateful: Object) -> None:
         """The numbered pods of a StatefulSet's template, each on claims of its own, which stay."""
-        spec, metadata = stateful["spec"], stateful["metadata"]
-        replicas = spec.get("replicas", 1)
-        text = json.dumps(spec["template"], sort_keys=True)
-        revision = f"{key[3]}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
-        owner = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": key[3]}
-        owner["uid"] = metadata["uid"]
-        for other, found in list(self.objects.items()):
-            owners = [one["uid"] for one in found["metadata"].get("ownerReferences", [])]
-            if other[1] == "pods" and owners == [metadata["uid"]]:
-                same = found["metadata"]["labels"]["controller-revision-hash"] == revision
-                if not same or int(other[3].rpartition("-")[2]) >= replicas:
-                    self.objects.pop(other)
-        up = 0
-        for number in range(replicas):
-            pod = copy.deepcopy(spec["template"])
+        spec = stateful["spec"]
+        pods = {}
+        for number in range(spec["replicas"]):
             name = f"{key[3]}-{number}"
-            pod["metadata"].setdefault("labels", {})["controller-revision-hash"] = revision
+            pod = self._pod(spec["template"])
             for template in spec.get("volumeClaimTemplates", []):
                 volume = template["metadata"]["name"]
                 claim = f"{volume}-{name}"
@@ -557,44 +518,14 @@ class Cluster:
                 pod["spec"].setdefault("volumes", []).append(
                     {"name": volume, "persistentVolumeClaim": {"claimName": claim}}
                 )
-            if not self._can_run(key[2], f"Pod {name}", pod["spec"]):
-                continue
-            up += 1
-            if ("", "pods", key[2], name) not in self.objects:
-                pod |= {"apiVersion": "v1", "kind": "Pod", "status": self._pod_status("Running")}
-                pod["metadata"]["ownerReferences"] = [owner]
-                self.write(("", "pods", key[2], name), pod)
-        status: Object = {"observedGeneration": metadata["generation"], "replicas": replicas}
+            if self._can_run(key[2], f"Pod {name}", pod["spec"]):
+                pods[name] = pod
+        self._keep(key, "pods", pods)
+        status: Object = dict.fromkeys(("currentRevision", "updateRevision"), key[3])
+        status |= {"observedGeneration": stateful["metadata"]["generation"]}
         for count in ("current", "updated", "ready", "available"):
-            status[f"{count}Replicas"] = up
-        self._settle(key, {**status, "currentRevision": revision, "updateRevision": revision})
-
-    def _fill(self, namespace: str, uid: str) -> None:
-        """Give a ReplicaSet as many pods as it wants."""
-        sets = [f for f in self.objects.values() if f["metadata"]["uid"] == uid]
-        for found in sets:
-            name = found["metadata"]["name"]
-            owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": uid}
-            wanted = found["spec"]["replicas"]
-            pods = [
-                (key, pod)
-                for key, pod in self.objects.items()
-                if any(o["uid"] == uid for o in pod["metadata"].get("ownerReferences", []))
-            ]
-            for key, _pod in pods[wanted:]:
-                self.objects.pop(key)
-            for _number in range(wanted - len(pods)):
-                pod = {
-                    "apiVersion": "v1",
-                    "kind": "Pod",
-                    "metadata": {
-                        **copy.deepcopy(found["spec"]["template"]["metadata"]),
-                        "ownerReferences": [owner],
-                    },
-                    "spec": found["spec"]["template"]["spec"],
-                    "status": self._pod_status("Running"),
-                }
-                self.write(("", "pods", namespace, f"{name}-{uuid.uuid4().hex[:5]}"), pod)
+            status[f"{count}Replicas"] = len(pods)
+        self._settle(key, {**status, "replicas": spec["replicas"]})
 
     # -- what HTTP asks --------------------------------------------------------------------------
 
@@ -605,7 +536,7 @@ class Cluster:
             problems = helm.custom_problems([sent])
             if problems:
                 raise Refused(422, "Invalid", "; ".join(problems))
-        elif kind != "CustomResourceDefinition":
+        else:
             try:
                 kubernetes_validate.validate(sent, VERSION, strict=True)
             except kubernetes_validate.ValidationError as error:
@@ -631,10 +562,6 @@ class Cluster:
             made = join(old, patch)
             self.check({k: v for k, v in made.items() if k != "status"})
             return 200, self.write(key, made)
-
-    def log(self, namespace: str, name: str) -> str:
-        with self._changed:
-            return self._logs.get((namespace, name), "")
 
     def watch(
         self, resource: str, namespace: str, chosen: Callable[[Object], bool], since: int
@@ -695,8 +622,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
 
     def _route(self, path: str, body: bytes) -> None:
-        cluster = self.cluster
-        groups = {row[0]: row[1] for row in cluster.kinds}
+        groups = {row[0]: row[1] for row in KINDS}
         if path == "/version":
             major, minor, _patch = VERSION.split(".")
             self._answer(200, {"major": major, "minor": minor, "gitVersion": f"v{VERSION}"})
@@ -729,7 +655,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _openapi(self, base: str) -> Object:
         """That the server itself checks fields, so that kubectl does not."""
         paths = {}
-        for group, version, plural, kind, namespaced in self.cluster.kinds:
+        for group, version, plural, kind, namespaced in KINDS:
             if base == (f"/apis/{group}/{version}" if group else "/api/v1"):
                 place = "/namespaces/{namespace}" if namespaced else ""
                 paths[f"{base}{place}/{plural}/{{name}}"] = {
@@ -755,7 +681,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not found:
             raise Refused(404, "NotFound", f"no such path: {path}")
         group, version = found["group"] or "", found["version"]
-        rows = [row for row in self.cluster.kinds if row[:2] == (group, version)]
+        rows = [row for row in KINDS if row[:2] == (group, version)]
         if not rows:
             raise Refused(404, "NotFound", f"no such group: {path}")
         if found["plural"] is None:
@@ -769,9 +695,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise Refused(404, "NotFound", f"no such resource: {path}")
         (row,) = match
         key = (group, plural, namespace, name)
-        if self.command == "GET" and found["sub"] == "log":
-            self._answer(200, self.cluster.log(namespace, name), "text/plain")
-        elif found["sub"] == "scale":
+        if found["sub"] == "scale":
             self._scale(key, body)
         elif self.command == "GET" and name:
             self._answer(200, self._one(key))

@@ -6,13 +6,11 @@ all that it names exists.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,13 +19,8 @@ import cases
 import cluster
 import helm
 import pytest
-import servers
 import yaml
 from servers import CHECKOUT
-
-sys.path.insert(0, str(CHECKOUT / "tests/e2e"))
-
-import run as e2e
 
 CHART = helm.CHART
 
@@ -379,9 +372,12 @@ def _type_all(user: User) -> None:
             continue
         if arguments[0] == "install":
             user.helm("uninstall", "uniqueid")
-        if "deploy/uniqueid-maintenance" in arguments:
-            # The page says to stop the service first.
-            options = ("--reset-then-reuse-values", "--set", "maintenance.enabled=true")
+        # The page says when the service is stopped; kubectl waits a minute for a pod that is not.
+        stopped = "deploy/uniqueid-maintenance" in arguments
+        is_stopped = user.cluster.get("Deployment", "uniqueid-maintenance") is not None
+        if (stopped or "deploy/uniqueid" in arguments) and stopped != is_stopped:
+            value = f"maintenance.enabled={str(stopped).lower()}"
+            options = ("--reset-then-reuse-values", "--set", value)
             user.helm("upgrade", "uniqueid", str(CHART), *options)
         if arguments[:2] == ["create", "secret"]:
             user.cluster.objects.pop(("", "secrets", "science", arguments[3]), None)
@@ -432,75 +428,3 @@ def test_every_documented_value_exists() -> None:
         for key in path.split("."):
             assert key in value, f"{path} is no value"
             value = value[key]
-
-
-# -- tests/e2e -----------------------------------------------------------------------------------
-
-
-class Loads:
-    """Runs the pods of the run's loads for real, against a service on this machine."""
-
-    def __init__(self, service: servers.Service) -> None:
-        self.service = service
-
-    def __call__(self, pod: Any) -> tuple[int, str]:
-        (container,) = pod["spec"]["containers"]
-        if container["name"] != "load":
-            return 0, ""
-        command = [sys.executable, *container["command"][1:], *container["args"]]
-        words = [word.replace("http://uniqueid:8051", self.service.url) for word in command]
-        answer = subprocess.run(words, capture_output=True, text=True)
-        return answer.returncode, answer.stdout + answer.stderr
-
-
-def _e2e(user: User, monkeypatch: pytest.MonkeyPatch, mysql: str | None) -> e2e.Run:
-    monkeypatch.setenv("KUBECONFIG", user.environment["KUBECONFIG"])
-    monkeypatch.setenv("HOME", user.environment["HOME"])
-    return e2e.Run(
-        argparse.Namespace(
-            image="registry.example.com/uniqueid:1.0.0",
-            mysql=mysql,
-            helm=str(helm.tool("helm", user.major)),
-            kubectl=str(helm.tool("kubectl", user.major)),
-            seconds=1,
-            threads=2,
-        )
-    )
-
-
-@pytest.mark.parametrize(
-    ("major", "mysql"), [(3, None), (4, "docker.io/library/mariadb:11")], ids=["sqlite", "mysql"]
-)
-def test_the_run_on_a_cluster_gets_to_its_end(
-    service: servers.Service,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    major: int,
-    mysql: str | None,
-) -> None:
-    """Every command of tests/e2e does what it is for, and the namespace goes with everything."""
-    with cluster.Cluster(run=Loads(service)) as empty:
-        run = _e2e(User(empty, tmp_path, major), monkeypatch, mysql)
-        run.run()
-    assert "none of them twice" in capsys.readouterr().out
-    assert len(run.ranges) > 4
-    assert empty.stuck == []
-    assert not [key for key in empty.objects if run.namespace in key]
-
-
-def test_the_run_on_a_cluster_finds_ids_that_come_twice(
-    service: servers.Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A service that starts at 1 again, as after a lost volume, breaks the run."""
-    loads = Loads(service)
-    fresh = servers.Service(f"sqlite:///{tmp_path}/fresh.sqlite3")
-    with cluster.Cluster(run=loads) as empty, servers.running(fresh):
-        run = _e2e(User(empty, tmp_path, 4), monkeypatch, None)
-        empty.create_namespace(run.namespace)
-        run.start_load("load-before")
-        run.finish_load("load-before", may_fail=False)
-        loads.service = fresh
-        run.start_load("load-after")
-        with pytest.raises(e2e.Broken, match="handed out before, and now again"):
-            run.finish_load("load-after", may_fail=False)
