@@ -790,7 +790,9 @@ def test_settings_arrive_as_they_were_written(major: int, tmp_path: Path) -> Non
     loaded = config.load(str(file), environ={}).settings
     for name, value in settings.items():
         read = getattr(loaded, name)
-        assert (list(read) if isinstance(value, list) else read) == value
+        switch = {"on": True, "off": False}
+        expected = switch.get(value, value) if isinstance(value, str) else value
+        assert (list(read) if isinstance(value, list) else read) == expected
 
 
 def test_uwsgi_s_options_arrive() -> None:
