@@ -1,4 +1,4 @@
-"""Puts the rooms of the house together: settings to store, allocator and application."""
+"""The composition root: from settings to the store, the allocator and the application."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bottle import Bottle
 
 from uniqueid import __version__, logs
 from uniqueid.allocation.allocator import Allocator
-from uniqueid.config import Configuration, load
+from uniqueid.config import Configuration, Settings, load
 from uniqueid.database import schema
 from uniqueid.database.dialects import DIALECTS
 from uniqueid.database.durability import DurabilityMonitor
@@ -121,52 +121,19 @@ def build(
     metrics = Metrics(configuration.database.kind)
     durability = make_durability(configuration)
     store = make_store(configuration, durability=durability, on_retry=metrics.retried)
-    version = ""
     attempts = settings.connect_attempts if connect_attempts is None else connect_attempts
-    if attempts:
-        store.connect(attempts, settings.connect_wait)
-        try:
-            version = "{}.{}".format(*(schema.require(store).version or (0, 0)))
-            if settings.journal:
-                store.need_journal()
-        finally:
-            store.disconnect()
+    version = check_database(store, settings, attempts) if attempts else ""
     incidents = Incidents()
     fence = make_fence(configuration, store, metrics)
-    allocator = Allocator(
-        store if fence is None else fence,
-        request_timeout=settings.request_timeout,
-        queue_size=settings.queue_size,
-        batch_size=settings.batch_size,
-        repair=settings.on_regression == "advance",
-        # Threads for others than those who wait for a database that hangs.
-        max_blocked_requests=max(1, threads - max(1, threads // 8)),
-        prune=store.prune,
-        high_water_marks=None if fence is None else fence.high_water_marks,
-        observer=metrics,
-        incidents=incidents,
-    )
-    limits = Limits(
-        max_range=settings.max_range,
-        allowed_modes=frozenset(settings.allowed_modes) or None,
-        allowed_modes_text=", ".join(settings.allowed_modes),
-    )
+    allocator = make_allocator(settings, store, fence, metrics, incidents, threads)
     monitor = make_monitor(configuration, allocator, incidents, durability)
-    repair = settings.on_regression == "advance"
-
-    def fenced() -> str | None:
-        # A probe may come before the first request, and before anything else starts it.
-        allocator.start()
-        return fence.error if fence is not None else None
-
-    fence_check = None if fence is None else fenced
-    checks = health.checks(allocator, monitor.check, repair=repair, fence=fence_check)
-    at_once = health.checks(allocator, monitor.last_result, repair=repair, fence=fence_check)
+    checks = make_checks(settings, allocator, fence, monitor.check)
+    last_checks = make_checks(settings, allocator, fence, monitor.last_result)
     metrics.state = lambda: State(
         waiting=allocator.waiting,
         # One was made for the checks above, where there were any, and one for the committer.
         reconnects=max(0, store.connections - (2 if attempts else 1)),
-        checks={name: check() is None for name, check in at_once.items()},
+        checks={name: check() is None for name, check in last_checks.items()},
         counters=monitor.last_result().counters,
         max_modes=settings.max_modes,
         dropped_log_lines=logs.dropped(),
@@ -176,36 +143,136 @@ def build(
     if settings.status_page:
         status = Status(
             metrics,
-            at_once,
+            last_checks,
             _where(configuration.database),
             lambda: [asdict(problem) for problem in durability.problems],
             tokens_required=bool(settings.auth_tokens_file),
         )
-    files = {
-        name: Tokens(file, f"[uniqueid] {name}", fallback=(token_texts or {}).get(name))
-        for name in ("auth_tokens_file", "status_tokens_file")
-        if (file := getattr(settings, name))
-    }
+    tokens = make_tokens(settings, token_texts or {})
     app = make_app(
         allocator,
-        limits,
+        make_limits(settings),
         checks=checks,
         metrics=metrics,
-        tokens=files.get("auth_tokens_file"),
-        status_tokens=files.get("status_tokens_file"),
+        tokens=tokens.get("auth_tokens_file"),
+        status_tokens=tokens.get("status_tokens_file"),
         status=status,
-        description=openapi.document(
-            max_range=settings.max_range,
-            allowed_modes=settings.allowed_modes,
-            tokens=bool(settings.auth_tokens_file),
-            status_tokens=bool(settings.status_tokens_file),
-            status_page=status is not None,
-        ),
+        description=describe_api(settings),
         access_log=logs.AccessLog(settings.access_log) if settings.access_log else None,
         retention=RetentionPolicy(settings.idempotency_ttl, settings.journal, settings.journal_ttl),
         send_interim=send_interim,
     )
-    started = logs.Event(
+    return Service(
+        configuration,
+        store,
+        allocator,
+        cpu_affinity,
+        monitor,
+        status,
+        app,
+        _start_event(configuration, version),
+        {name: file.text for name, file in tokens.items()},
+    )
+
+
+def check_database(store: Store, settings: Settings, attempts: int) -> str:
+    """See that the database can be used, and close the connection again.
+
+    :returns: the version of its schema.
+    :raises DatabaseUnavailable, SchemaError, JournalMissing: as `build`.
+    """
+    store.connect(attempts, settings.connect_wait)
+    try:
+        version = "{}.{}".format(*(schema.require(store).version or (0, 0)))
+        if settings.journal:
+            store.need_journal()
+    finally:
+        store.disconnect()
+    return version
+
+
+def make_allocator(
+    settings: Settings,
+    store: Store,
+    fence: FencedStore | None,
+    metrics: Metrics,
+    incidents: Incidents,
+    threads: int,
+) -> Allocator:
+    """The allocator on a store, or on the fence in front of it."""
+    return Allocator(
+        store if fence is None else fence,
+        request_timeout=settings.request_timeout,
+        queue_size=settings.queue_size,
+        batch_size=settings.batch_size,
+        repair=settings.on_regression == "advance",
+        # Some threads are for others than those who wait for a database that hangs.
+        max_blocked_requests=max(1, threads - max(1, threads // 8)),
+        prune=store.prune,
+        high_water_marks=None if fence is None else fence.high_water_marks,
+        observer=metrics,
+        incidents=incidents,
+    )
+
+
+def make_checks(
+    settings: Settings,
+    allocator: Allocator,
+    fence: FencedStore | None,
+    check: Callable[[], health.HealthResult],
+) -> health.Checks:
+    """What `/readyz` asks.
+
+    :param check: of the database.
+    """
+
+    def check_fence() -> str | None:
+        # A probe may come before the first request, and before anything else starts it.
+        allocator.start()
+        return fence.error if fence is not None else None
+
+    return health.checks(
+        allocator,
+        check,
+        repair=settings.on_regression == "advance",
+        fence=None if fence is None else check_fence,
+    )
+
+
+def make_limits(settings: Settings) -> Limits:
+    """What a request may ask for."""
+    return Limits(
+        max_range=settings.max_range,
+        allowed_modes=frozenset(settings.allowed_modes) or None,
+        allowed_modes_text=", ".join(settings.allowed_modes),
+    )
+
+
+def make_tokens(settings: Settings, texts: Mapping[str, str]) -> dict[str, Tokens]:
+    """Setting to the tokens of its file, where it names one.
+
+    :param texts: by setting, what its file held before a reload.
+    """
+    return {
+        name: Tokens(file, f"[uniqueid] {name}", fallback=texts.get(name))
+        for name in ("auth_tokens_file", "status_tokens_file")
+        if (file := getattr(settings, name))
+    }
+
+
+def describe_api(settings: Settings) -> dict[str, object]:
+    """The document of `/openapi.json`."""
+    return openapi.document(
+        max_range=settings.max_range,
+        allowed_modes=settings.allowed_modes,
+        tokens=bool(settings.auth_tokens_file),
+        status_tokens=bool(settings.status_tokens_file),
+        status_page=settings.status_page,
+    )
+
+
+def _start_event(configuration: Configuration, version: str) -> logs.Event:
+    return logs.Event(
         "pacifica-uniqueid starts",
         version=__version__,
         database=configuration.database,
@@ -216,10 +283,6 @@ def build(
             for option, value, _source in configuration.describe()
             if not option.startswith("[database] url")
         },
-    )
-    texts = {name: tokens.text for name, tokens in files.items()}
-    return Service(
-        configuration, store, allocator, cpu_affinity, monitor, status, app, started, texts
     )
 
 
