@@ -130,8 +130,9 @@ class Engine:
 
         Unlike Pony's `execute`, which keeps each text forever, it takes texts of any number.
         """
-        cursor = self.database.get_connection().cursor()
-        self.database.provider.execute(cursor, sql, values)
+        database = self.database
+        cursor = database.get_connection().cursor()
+        database.provider.execute(cursor, sql, values)
         return cursor
 
     def read(self, question: Callable[[], Answer]) -> Answer:

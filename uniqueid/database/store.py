@@ -192,17 +192,18 @@ class Store:
         refused: dict[str, Outcome] = {}
         attempt = 0
         read_keys = False
+        wanted = totals
         while True:
-            wanted = {mode: count for mode, count in totals.items() if mode not in refused}
             try:
-                self.open()
+                self._engine.open()
                 outcomes = self._attempt(wanted, high_water_marks, repair, records, read_keys)
                 self._counters.remember(outcomes)
-                return outcomes | refused
+                return outcomes | refused if refused else outcomes
             except ModeRefused as refusal:
                 if isinstance(refusal.reason, ModeBusy):
                     self._retry.on_retry(Cause.LOCK_TIMEOUT)
                 refused[refusal.mode] = refusal.reason
+                wanted = {mode: count for mode, count in totals.items() if mode not in refused}
             except KeysNotRead:
                 read_keys = True
             except Exception as error:
