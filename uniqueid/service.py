@@ -129,25 +129,18 @@ def build(
     monitor = make_monitor(configuration, allocator, incidents, durability)
     checks = make_checks(settings, allocator, fence, monitor.check)
     last_checks = make_checks(settings, allocator, fence, monitor.last_result)
+    # One connection is made for the check above, where there is one, and one for the committer.
+    expected = 2 if attempts else 1
     metrics.state = lambda: State(
         waiting=allocator.waiting,
-        # One was made for the checks above, where there were any, and one for the committer.
-        reconnects=max(0, store.connections - (2 if attempts else 1)),
+        reconnects=max(0, store.connections - expected),
         checks={name: check() is None for name, check in last_checks.items()},
         counters=monitor.last_result().counters,
         max_modes=settings.max_modes,
         dropped_log_lines=logs.dropped(),
         durability_problems=len(durability.problems),
     )
-    status = None
-    if settings.status_page:
-        status = Status(
-            metrics,
-            last_checks,
-            _where(configuration.database),
-            lambda: [asdict(problem) for problem in durability.problems],
-            tokens_required=bool(settings.auth_tokens_file),
-        )
+    status = make_status(configuration, metrics, last_checks, durability)
     tokens = make_tokens(settings, token_texts or {})
     app = make_app(
         allocator,
@@ -236,6 +229,28 @@ def make_checks(
         check,
         repair=settings.on_regression == "advance",
         fence=None if fence is None else check_fence,
+    )
+
+
+def make_status(
+    configuration: Configuration,
+    metrics: Metrics,
+    checks: health.Checks,
+    durability: DurabilityMonitor,
+) -> Status | None:
+    """The data of the status page; None where it is switched off.
+
+    :param checks: what `/readyz` asks, answered at once.
+    """
+    settings = configuration.settings
+    if not settings.status_page:
+        return None
+    return Status(
+        metrics,
+        checks,
+        _where(configuration.database),
+        lambda: [asdict(problem) for problem in durability.problems],
+        tokens_required=bool(settings.auth_tokens_file),
     )
 
 
