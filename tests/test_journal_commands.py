@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import os
 import pty
@@ -18,8 +19,10 @@ import pytest
 from servers import BIN, run_cmd
 
 from uniqueid import errors, service
+from uniqueid.commands import journal as journal_commands
 from uniqueid.config import load
 from uniqueid.database import schema
+from uniqueid.database.journal import Record
 
 START = 1_767_225_600
 """2026-01-01 in UTC, in seconds since 1970."""
@@ -96,6 +99,18 @@ def test_journal_lists_a_table() -> None:
     assert [line.split()[0] for line in cmd("journal", "--mode", "file").stdout.splitlines()] == [
         "FIRST", "1", "11", "21", "31", "41", "51",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_a_cell_of_csv_is_no_formula(start: str) -> None:
+    """A spreadsheet would run what a client calls itself."""
+    record = Record(1, None, "token", f"{start}mode", 1, 2, 0, 0, f"{start}HYPERLINK(1)", "r", 0)
+    out = io.StringIO(newline="")
+    journal_commands._write_csv([record], out)
+    (row,) = csv.DictReader(io.StringIO(out.getvalue(), newline=""))
+    assert row["client"] == f"'{start}HYPERLINK(1)"
+    assert row["mode"] == f"'{start}mode"
+    assert (row["first"], row["token"]) == ("1", "token")
 
 
 @pytest.mark.parametrize(
