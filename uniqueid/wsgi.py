@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 from typing import Any, NoReturn
 
 from uniqueid import config, logs, service
@@ -41,6 +42,9 @@ _FAILED_APP = 22
 _ACCEPTED = "UNIQUEID_ACCEPTED_SETTINGS"
 # Linux refuses an exec(2) with a variable of more than 128 KiB.
 _MAX_ACCEPTED = 100_000
+# Seconds for the committer to end when every request has its response: a statement that hangs
+# would keep a reload waiting.
+_END = 2.0
 # Besides one for each thread's connection: uWSGI, Python, log, database, fence, health checks.
 _OTHER_FILES = 80
 
@@ -174,7 +178,7 @@ application = _service.app
 if uwsgi is None:
     atexit.register(_service.allocator.close, 30)
 else:
-    uwsgi.atexit = _service.allocator.close
+    uwsgi.atexit = partial(_service.allocator.close, _END)
     if uwsgi.worker_id():
         # With lazy-apps the fork is over.
         _start_whole()

@@ -196,6 +196,30 @@ def test_a_reload_does_not_wait_for_the_database() -> None:
             assert service.allocate("file", 5)[0] > 5
 
 
+def test_a_reload_does_not_wait_for_a_database_that_hangs() -> None:
+    """Nor for what its committer waits for, when the last request has its 503."""
+    server = servers.MariaDB()
+    with servers.running(server):
+        database = server.url(server.new_database())
+        with servers.running(Service(database, request_timeout="8")) as service:
+            assert isinstance(service, Service)
+            assert service.allocate("file", 5) == (1, 5)
+            server.signal(signal.SIGSTOP)
+            try:
+                assert service.get("/getid?range=1&mode=file", timeout=60)[0] == 503
+                reload(service, bad=False)
+                assert service.get("/livez", timeout=5)[0] == 200
+                status, document = service.get("/readyz")
+                assert (status, document["checks"]["database"] != "ok") == (503, True)
+            finally:
+                server.signal(signal.SIGCONT)
+            wait_until(lambda: service.get("/readyz")[0] == 200, "ready again")
+            assert service.allocate("file", 5)[0] > 5
+            # The committer's own wait would take as long as request_timeout, and longer.
+            (buried,) = re.findall(r"worker 1 buried after (\d+) seconds", service.log.read_text())
+            assert int(buried) <= 5
+
+
 def test_check_tells_whether_the_service_could_start(service: Service, tmp_path: Path) -> None:
     """0, 2 for a setting, 1 for the database; it changes nothing."""
 
