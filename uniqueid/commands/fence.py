@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from uniqueid import service
+from uniqueid.commands import table
 from uniqueid.config import Configuration
 from uniqueid.database.store import Store
 from uniqueid.errors import ConfigError, FenceDamaged, UniqueIDError
@@ -88,7 +89,7 @@ def _make(path: str, store: Store, *, reset: bool) -> int:
         at = counters.get(name, 1)
         if bound.limit > at:
             what = "given up" if reset else "kept"
-            print(f"{_fit(name)}: bound {bound.limit} {what}, the database has {at}")
+            print(f"{table.printable(name)}: bound {bound.limit} {what}, the database has {at}")
     print(f"{path}: {len(after)} counters")
     return 0
 
@@ -142,14 +143,14 @@ def _show(path: str, store: Store, *, as_json: bool) -> int:
         print(json.dumps(document, indent=2))
     else:
         print(f"{path}: {wrong or 'whole'}")
-        width = max([4, *(len(_fit(str(row["mode"]))) for row in rows)])
-        print(f"{'MODE':{width}}  {'EXACT':>19}  {'BOUND':>19}  {'NEXT ID':>19}  STATE")
-        for row in rows:
-            numbers = "  ".join(
-                f"{'-' if row[key] is None else row[key]:>19}"
-                for key in ("exact", "bound", "next_id")
-            )
-            print(f"{_fit(str(row['mode'])):{width}}  {numbers}  {row['state']}")
+        ids = ("exact", "bound", "next_id")
+        columns = [
+            table.mode_column(str(row["mode"]) for row in rows),
+            *(table.id_column(name.upper().replace("_", " ")) for name in ids),
+            table.Column("STATE"),
+        ]
+        cells = ([row[name] for name in ("mode", *ids, "state")] for row in rows)
+        table.write_table(columns, cells, sys.stdout)
     if wrong is not None:
         print(f"pacifica-uniqueid-cmd: {FenceDamaged(wrong)}", file=sys.stderr)
         return 1
@@ -164,8 +165,3 @@ def _state(bound: CounterBound | None, at: int) -> str:
     if at >= bound.committed:
         return "within the window"
     return "went back"
-
-
-def _fit(mode: str) -> str:
-    """A mode which does not upset a terminal."""
-    return mode if mode.isprintable() else repr(mode)

@@ -6,25 +6,23 @@ import argparse
 import csv
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from uniqueid.commands import arguments, table
 from uniqueid.database.errors import classify, explain
 from uniqueid.database.journal import Record
 from uniqueid.database.store import Store
 from uniqueid.errors import MAX_ID, ConfigError, DatabaseUnavailable, UniqueIDError
-from uniqueid.model import MAX_MODE_LENGTH, is_mode
 
 OpenStore = Callable[[argparse.Namespace], tuple[Store, float]]
 
 COLUMNS = ("mode", "first", "last", "time", "token", "client", "request_id", "key", "replays")
 """Of a table, of CSV and of a JSON object, in this order."""
 _WIDTHS = {"first": 19, "last": 19, "time": 27, "token": 12, "client": 24, "request_id": 32}
-_DIGITS = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
 def add_commands(
@@ -32,34 +30,50 @@ def add_commands(
 ) -> None:
     """Put both commands beside the others.
 
-    :param open_store: gives a store with a schema that fits, from the parsed arguments.
+    :param open_store: gives a store with a schema that fits, from the parsed options.
     """
     command = commands.add_parser("whois", help="tell who got an ID, and when, from the journal")
-    command.add_argument("--mode", metavar="MODE", type=_mode, required=True, help="its mode")
+    command.add_argument(
+        "--mode", metavar="MODE", type=arguments.mode, required=True, help="its mode"
+    )
     command.add_argument("--json", action="store_true", help="print a JSON object")
-    command.add_argument("id", metavar="ID", type=_id, help="the ID")
-    command.set_defaults(run=lambda arguments: _whois(arguments, open_store))
+    command.add_argument("id", metavar="ID", type=arguments.whole_number(1, MAX_ID), help="the ID")
+    command.set_defaults(run=lambda options: _whois(options, open_store))
 
     command = commands.add_parser("journal", help="list or export what the journal has recorded")
     command.add_argument(
         "--mode",
         metavar="MODE",
-        type=_mode,
+        type=arguments.mode,
         help="of this mode alone, by ID; all modes, as they were recorded, without it",
     )
     command.add_argument(
         "--from",
         dest="since",
         metavar="TIME",
-        type=_time,
+        type=arguments.microseconds,
         help="recorded at this time or later: ISO 8601, as 2026-01-31 or 2026-01-31T12:00:00Z; in"
         " UTC where it does not say",
     )
     command.add_argument(
-        "--to", dest="until", metavar="TIME", type=_time, help="recorded before this time"
+        "--to",
+        dest="until",
+        metavar="TIME",
+        type=arguments.microseconds,
+        help="recorded before this time",
     )
-    command.add_argument("--first", metavar="ID", type=_id, help="with IDs from this one on")
-    command.add_argument("--last", metavar="ID", type=_id, help="with IDs up to this one")
+    command.add_argument(
+        "--first",
+        metavar="ID",
+        type=arguments.whole_number(1, MAX_ID),
+        help="with IDs from this one on",
+    )
+    command.add_argument(
+        "--last",
+        metavar="ID",
+        type=arguments.whole_number(1, MAX_ID),
+        help="with IDs up to this one",
+    )
     command.add_argument(
         "--format",
         choices=("table", "csv", "jsonl"),
@@ -70,36 +84,7 @@ def add_commands(
     command.add_argument(
         "--output", metavar="FILE", help="write there; a file that exists is written over"
     )
-    command.set_defaults(run=lambda arguments: _journal(arguments, open_store))
-
-
-def _mode(text: str) -> str:
-    if not is_mode(text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} must have 1 to {MAX_MODE_LENGTH} characters and no control characters"
-        )
-    return text
-
-
-def _id(text: str) -> int:
-    if not _DIGITS.fullmatch(text) or not 1 <= int(text) <= MAX_ID:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} must be a whole number from 1 to {MAX_ID}, in decimal digits"
-        )
-    return int(text)
-
-
-def _time(text: str) -> int:
-    """Microseconds since 1970."""
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} must be a time in ISO 8601, as 2026-01-31 or 2026-01-31T12:00:00Z"
-        ) from None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return round(when.timestamp() * 1_000_000)
+    command.set_defaults(run=lambda options: _journal(options, open_store))
 
 
 def shown_time(microseconds: int) -> str:
@@ -135,46 +120,46 @@ def _reading() -> Iterator[None]:
         raise DatabaseUnavailable(explain(error)) from error
 
 
-def _whois(arguments: argparse.Namespace, open_store: OpenStore) -> int:
-    store, _deadline = open_store(arguments)
+def _whois(options: argparse.Namespace, open_store: OpenStore) -> int:
+    store, _deadline = open_store(options)
     store.need_journal()
     with _reading():
-        record = store.journal.who_has(arguments.mode, arguments.id)
+        record = store.journal.who_has(options.mode, options.id)
     if record is None:
         raise UniqueIDError(
-            f"nothing is recorded of ID {arguments.id} of mode {arguments.mode!r}: it was not"
+            f"nothing is recorded of ID {options.id} of mode {options.mode!r}: it was not"
             " handed out, or while journal was off, or its record's time is over"
         )
     document = _document(record)
-    if arguments.json:
+    if options.json:
         print(json.dumps(document, ensure_ascii=False))
         return 0
     for name, value in document.items():
-        print(f"{name}: {_printable('' if value is None else str(value))}")
+        print(f"{name}: {table.printable('' if value is None else str(value))}")
     return 0
 
 
-def _journal(arguments: argparse.Namespace, open_store: OpenStore) -> int:
+def _journal(options: argparse.Namespace, open_store: OpenStore) -> int:
     bounds = {
-        "mode": arguments.mode,
-        "since": arguments.since,
-        "until": arguments.until,
-        "low": arguments.first,
-        "high": arguments.last,
+        "mode": options.mode,
+        "since": options.since,
+        "until": options.until,
+        "low": options.first,
+        "high": options.last,
     }
-    if arguments.mode is None and (arguments.first or arguments.last):
+    if options.mode is None and (options.first or options.last):
         raise ConfigError(
             "--first and --last",
             None,
             "command line",
             "go with --mode: the same ID can be one of several modes",
         )
-    store, _deadline = open_store(arguments)
+    store, _deadline = open_store(options)
     store.need_journal()
-    with _reading(), _output(arguments.output) as out:
-        write = {"table": _write_table, "csv": _write_csv, "jsonl": _write_jsonl}[arguments.format]
+    with _reading(), _output(options.output) as out:
+        write = {"table": _write_table, "csv": _write_csv, "jsonl": _write_jsonl}[options.format]
         # To people who see the rows go by, a bar would be in the way.
-        watched = sys.stderr.isatty() and (arguments.output is not None or not out.isatty())
+        watched = sys.stderr.isatty() and (options.output is not None or not out.isatty())
         rows = store.journal.rows(**bounds)
         try:
             write(_with_bar(rows, store.journal.count(**bounds)) if watched else rows, out)
@@ -212,21 +197,13 @@ def _output(file: str | None) -> Iterator[TextIO]:
             raise UniqueIDError(f"--output {file!r}: {error.strerror or error}") from None
 
 
-def _printable(text: str) -> str:
-    """Old databases may hold modes which would upset a terminal."""
-    return text if text.isprintable() else repr(text)
-
-
 def _write_table(rows: Iterable[Record], out: TextIO) -> None:
     names = [name for name in COLUMNS if name not in ("key", "replays")]
     # The mode last: it may be of any length.
     names = [*names[1:], names[0]]
-    heads = [name.upper().replace("_", " ").ljust(_WIDTHS.get(name, 0)) for name in names]
-    out.write("  ".join(heads).rstrip() + "\n")
-    for record in rows:
-        document = _document(record)
-        cells = [_printable(str(document[name])).ljust(_WIDTHS.get(name, 0)) for name in names]
-        out.write("  ".join(cells).rstrip() + "\n")
+    columns = [table.Column(name.upper().replace("_", " "), _WIDTHS.get(name, 0)) for name in names]
+    documents = map(_document, rows)
+    table.write_table(columns, ([document[name] for name in names] for document in documents), out)
 
 
 def _write_csv(rows: Iterable[Record], out: TextIO) -> None:
