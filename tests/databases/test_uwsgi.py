@@ -276,7 +276,7 @@ def test_what_is_refused_is_a_problem_document_from_uwsgi_too(
     assert answer.split(b" ", 2)[1] == status
     assert b"application/problem+json" in answer
     assert b"Cache-Control: no-store" in answer
-    assert service.cmd("dbchk", "--equal") == ""
+    assert "can be used" in service.cmd("dbchk", "--equal")
     assert service.allocate("file", 1) == (1, 1)
 
 
