@@ -150,7 +150,7 @@ def test_a_crash_leaves_a_gap_of_a_window_and_no_alarm(
     assert watcher.skipped == WINDOW
     told = [record for record in caplog.records if "not stopped cleanly" in record.getMessage()]
     assert [record.levelname for record in told] == ["INFO"]
-    assert "WENT BACK" not in caplog.text
+    assert "regression" not in caplog.text
 
 
 @pytest.mark.parametrize("clean", [True, False])
@@ -169,7 +169,7 @@ def test_a_database_restored_meanwhile_is_raised_to_the_fence(
     restored = FakeStore(file=3)
     allocator = start(restored)
     wait_until(lambda: restored.values["file"] >= 301, "the counter being raised")
-    assert "COUNTER WENT BACK" in caplog.text
+    assert "counter regression detected" in caplog.text
     assert "'file'" in caplog.text
     assert allocator.allocate("file", 1).first >= 301
 
@@ -231,7 +231,7 @@ def test_a_reconnect_compares_the_counters_that_were_not_used_since_the_start(
     store.connections += 1
     allocator.allocate("other", 1)
     wait_until(lambda: store.values["file"] == 41, "the counter being raised")
-    assert "COUNTER WENT BACK" in caplog.text
+    assert "counter regression detected" in caplog.text
 
 
 def test_the_bound_ends_with_the_ids(start: Start, path: Path) -> None:
@@ -349,7 +349,7 @@ def test_what_could_not_be_fenced_reaches_nobody(
     full = False
     wait_until(lambda: allocator.unavailable is None, "the disk with room being noticed")
     assert allocator.allocate("file", 1).first == WINDOW + 3
-    assert "the fence can be used again" in caplog.text
+    assert "fence available" in caplog.text
 
 
 def test_two_processes_cannot_share_a_file(start: Start, path: Path) -> None:

@@ -109,15 +109,11 @@ def test_a_problem_reaches_the_log_once(
     database.schema = None
     for _ in range(3):
         assert monitor.check() == HealthResult(counters={"file": 11})
-    begun = (
-        "the database is not available: gone fishing; requests for IDs are answered with 503, and"
-        " served by themselves when it answers again"
-    )
     assert [record.getMessage() for record in caplog.records] == [
-        begun,
-        "the database answers again",
-        "the tables do not fit: the schema has version 0.0; run it",
-        "the tables fit again",
+        'database unavailable cause="gone fishing"',
+        "database available",
+        'tables unusable cause="the schema has version 0.0; run it"',
+        "tables usable",
     ]
 
 
@@ -129,7 +125,7 @@ def test_the_end_of_a_problem_is_found_without_a_probe(
     database.ping_error = DatabaseUnavailable("gone fishing")
     assert monitor.check() == HealthResult(database="gone fishing")
     database.ping_error = None
-    wait_until(lambda: "the database answers again" in caplog.text, "the end being told")
+    wait_until(lambda: "database available" in caplog.text, "the end being told")
     assert caplog.text.count("gone fishing") == 1
 
 

@@ -12,7 +12,7 @@ def test_the_first_tells_the_beginning_and_the_last_the_end(
     order: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Both find it again and again, and each sees its end once or more."""
-    incident = Incident("gone: %s", "back")
+    incident = Incident("gone", "back")
     first, last = order
     for _round in range(2):
         caplog.clear()
@@ -21,7 +21,7 @@ def test_the_first_tells_the_beginning_and_the_last_the_end(
         incident.resolve(first)
         incident.resolve(first)
         incident.report(last, "still")
-        assert [record.getMessage() for record in caplog.records] == [f"gone: says {first}"]
+        assert [record.getMessage() for record in caplog.records] == [f'gone cause="says {first}"']
         incident.resolve(last)
         incident.resolve(last)
         assert caplog.records[1].getMessage() == "back"
@@ -30,7 +30,7 @@ def test_the_first_tells_the_beginning_and_the_last_the_end(
 
 def test_who_has_met_nothing_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """Somebody else's connection is well: that says nothing of the one that is lost."""
-    incident = Incident("gone: %s", "back")
+    incident = Incident("gone", "back")
     incident.resolve("b")
     incident.report("a", "x")
     incident.resolve("b")

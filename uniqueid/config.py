@@ -1,6 +1,6 @@
 """The settings: one row each, with its default, type, help and names.
 
-Sources, each above the one before: the default, the old service's environment variables, the
+Sources, each above the one before: the default, the legacy service's environment variables, the
 file, the ``UNIQUEID_*`` variables, the command line.
 """
 
@@ -108,7 +108,7 @@ class Row:
     name: str
     section: str
     keys: tuple[str, ...]
-    """Names in the file; the first is the one in use, the others are the old service's."""
+    """Names in the file; the first is the one in use, the others are the legacy service's."""
     variable: str
     legacy_variables: tuple[str, ...]
     default: str
@@ -152,7 +152,7 @@ class Settings:
         str,
         "Where the counters are: sqlite:///FILE (relative to the working directory; four slashes"
         " for an absolute path), mysql://USER:PASSWORD@HOST:PORT/DATABASE (MySQL or MariaDB) or"
-        " postgresql://USER:PASSWORD@HOST:PORT/DATABASE. The old service's schemes"
+        " postgresql://USER:PASSWORD@HOST:PORT/DATABASE. The legacy service's schemes"
         " (sqliteext, mysql+pool, postgres, postgresqlext) mean the same. Escape characters as in"
         " every URL: @ in a password is %40.",
         section="database",
@@ -214,13 +214,13 @@ class Settings:
     batch_size: int = _setting(
         "500",
         _whole(1, 100_000),
-        "How many waiting requests share one transaction at the most.",
+        "How many waiting requests share one transaction at most.",
     )
     on_regression: str = _setting(
         "advance",
         _one_of("advance", "stop"),
-        "What to do when the database holds less than this process has handed out, after a"
-        " failover or a restored backup: advance goes on above the highest ID handed out, stop"
+        "What to do when the database holds less than this process has allocated, after a"
+        " failover or a restored backup: advance goes on above the highest ID allocated, stop"
         " refuses every request until an operator has advanced the counters.",
     )
     fence_path: str = _setting(
@@ -237,7 +237,7 @@ class Settings:
         "100000",
         _whole(1, 2**40),
         "IDs by which the file is ahead of a counter: it is written once for so many, and a crash"
-        " leaves a gap of so many at the most.",
+        " leaves a gap of so many at most.",
         section="fence",
         keys=("window", "fence_window"),
     )
@@ -354,7 +354,7 @@ def load(
     """Read the settings from wherever they stand.
 
     :param file: the file the command line names; it goes before the one of UNIQUEID_CONFIG,
-        ``config.cfg`` in the working directory and the old service's file in the home directory,
+        ``config.cfg`` in the working directory and the legacy service's file in the home directory,
         of which the first that there is is read.
     :param environ: the environment; the process's own when None.
     :param flags: settings by name from the command line.

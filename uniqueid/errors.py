@@ -99,16 +99,15 @@ class ModeBusy(UniqueIDError):
 
 
 class CounterRegressed(UniqueIDError):
-    """The database holds less than was already handed out: it was restored or failed over."""
+    """The database holds less than was already allocated: it was restored or failed over."""
 
     def __init__(self, mode: str, found: int, expected: int) -> None:
         self.mode = mode
         self.found = found
         self.expected = expected
         super().__init__(
-            f"the counter of mode {mode!r} went back: the database says that the next ID is"
-            f" {found}, but IDs up to {expected - 1} were handed out; advance it to"
-            f" {expected} or more to go on"
+            f"the counter of mode {mode!r} has regressed: its next ID in the database is {found},"
+            f" but IDs up to {expected - 1} were allocated; advance it to {expected} or more"
         )
 
     @classmethod
@@ -118,11 +117,11 @@ class CounterRegressed(UniqueIDError):
         floors: Mapping[str, int],
         find: Callable[[Collection[str]], Mapping[str, int]],
     ) -> dict[str, CounterRegressed]:
-        """The counters below the lowest ID that may still be handed out of them.
+        """The counters below the lowest ID that may still be allocated.
 
         :param counters: each mode of the database and its next ID.
         :param find: looks up the next IDs of names that are not among them, which may be other
-            spellings of a counter's; one that has none went back to the start.
+            spellings of a counter's; one that has none is at the start.
         """
         others = find([name for name in floors if name not in counters])
         found = {name: counters.get(name, others.get(name, 1)) for name in floors}
@@ -190,7 +189,7 @@ class Unavailable(UniqueIDError):
     """
 
     what = "the service"
-    public = "no IDs were handed out"
+    public = "no IDs were allocated"
     remedy = ""
 
     def __init__(self, cause: str, *, tables: bool = False) -> None:
@@ -203,7 +202,7 @@ class DatabaseUnavailable(Unavailable):
     """The database did not do its work in time."""
 
     what = "the database"
-    public = "the database is not available; no IDs were handed out"
+    public = "the database is not available; no IDs were allocated"
 
 
 class UnsafeSession(DatabaseUnavailable):
@@ -214,7 +213,7 @@ class FenceUnavailable(Unavailable):
     """The fence file cannot be used now: another process has it, or it cannot be written."""
 
     what = "the fence"
-    public = "the fence file cannot be written; no IDs were handed out"
+    public = "the fence file cannot be written; no IDs were allocated"
 
 
 class FenceDamaged(Unavailable):
@@ -222,7 +221,7 @@ class FenceDamaged(Unavailable):
 
     what = "the fence"
     public = (
-        "the fence file is missing or damaged; no IDs are handed out until an operator has run"
+        "the fence file is missing or damaged; no IDs are allocated until an operator has run"
         " 'pacifica-uniqueid-cmd fence --adopt'"
     )
     newer = False

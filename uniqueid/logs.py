@@ -139,7 +139,7 @@ def never_block() -> None:
 
 
 def set_up(level: str, format: str = "keyvalue") -> None:
-    """Lines to standard error, unless somebody has set up logging already."""
+    """Lines to standard error, unless logging is set up already."""
     root = logging.getLogger()
     if not root.handlers:
         handler = LineHandler()

@@ -146,19 +146,19 @@ class Observer:
     """Is told what happens, for the metrics; this one ignores it."""
 
     def committed(self, requests: int, seconds: float) -> None:
-        """A transaction was committed for so many requests."""
+        """A transaction was committed for a number of requests."""
 
     def allocated(self, mode: str, requests: int, count: int, next_id: int) -> None:
-        """So many IDs of a mode were allocated."""
+        """IDs of a mode were allocated to a number of requests."""
 
     def regressed(self, mode: str) -> None:
         """A counter was below its high-water mark."""
 
     def replayed(self, requests: int) -> None:
-        """So many requests got the range of an earlier one."""
+        """Requests got the range of an earlier one."""
 
     def pruned(self, records: int) -> None:
-        """So many expired records were deleted."""
+        """Expired records were deleted."""
 
     def fence_written(self) -> None:
         """The fence file was written."""
@@ -167,4 +167,4 @@ class Observer:
         """The fence file could not be written."""
 
     def fence_skipped(self, ids: int) -> None:
-        """So many IDs were skipped when the fence was opened."""
+        """IDs were skipped when the fence was opened."""

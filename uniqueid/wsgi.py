@@ -53,7 +53,7 @@ def _refuse_more_processes() -> None:
     if uwsgi is not None and uwsgi.numproc > 1:
         raise UniqueIDError(
             f"uWSGI was told to run {uwsgi.numproc} processes: set processes = 1 (-p 1). One"
-            " process holds the queue and the memory of what was handed out; its threads serve"
+            " process holds the queue and the memory of what was allocated; its threads serve"
             " many clients at once"
         )
 

@@ -549,7 +549,7 @@ def test_iterators_and_ranges_are_disjoint(service: servers.Service, mode: str) 
 def test_the_next_range_is_asked_for_when_half_is_left(
     proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
-    """In the background: the rest is handed out while the answer is still on the way."""
+    """In the background: the rest is allocated while the answer is still on the way."""
     ids = new_client(proxy.url).ids(mode, min_step=10, max_step=10)
     proxy.plan.extend([hostile.PASS, hostile.HOLD])
     assert [next(ids) for _ in range(5)] == [1, 2, 3, 4, 5]

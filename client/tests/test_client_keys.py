@@ -62,7 +62,7 @@ def test_without_keys_it_is_a_gap(
 def test_a_range_that_came_before_is_asked_for_with_another_key(
     proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
-    """The same one might bring the same range for ever."""
+    """The same one might bring the same range forever."""
     client = new_client(proxy.url)
     client.get_range(mode, 5)
     proxy.plan.append(hostile.FORGE)

@@ -40,7 +40,9 @@ def check_what_is_said(cell: Cell, policy: str) -> None:
         status, document = service.get("/readyz")
         assert status == 503
         told = document["checks"]["counters"]
-        found = re.findall(r"the counter of mode '(.+?)' went back: .*? advance it to (\d+)", told)
+        found = re.findall(
+            r"the counter of mode '(.+?)' has regressed: .*? advance it to (\d+)", told
+        )
         assert found, told
         since = time.monotonic()
         cell.load.more(is_regressed, "a further refusal")
@@ -54,9 +56,9 @@ def check_what_is_said(cell: Cell, policy: str) -> None:
     servers.wait_until(lambda: service.get("/readyz")[0] == 200, "the service being ready again")
     assert service.metric("uniqueid_counter_regressions_total") >= 1
     log = service.log.read_text()
-    assert "COUNTER WENT BACK" in log
+    assert "counter regression detected" in log
     if policy == "stop":
-        assert "no counter is below what was handed out any more" in log
+        assert "counter regression resolved" in log
 
 
 @pytest.fixture

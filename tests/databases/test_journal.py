@@ -520,7 +520,7 @@ def test_replays_do_not_move_the_fence(
         assert allocator.allocate("new", 1).first == 1
     finally:
         assert allocator.close(60)
-    assert "WENT BACK" not in caplog.text
+    assert "regression" not in caplog.text
     assert direct.store.counters() == {"file": 12, "new": 2}
 
 

@@ -432,8 +432,8 @@ def test_a_file_that_is_mounted_by_itself_is_refused(tmp_path: Path, name: str) 
     link = tmp_path / "link"
     link.symlink_to(target)
     with bound(source, target):
-        refused(target, "is mounted by itself")
-        refused(link, "is mounted by itself")
+        refused(target, "is a mount of its own")
+        refused(link, "is a mount of its own")
 
 
 def test_a_directory_that_is_mounted_and_a_symbolic_link_are_served(tmp_path: Path) -> None:

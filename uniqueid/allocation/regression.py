@@ -106,32 +106,31 @@ class RegressionGuard:
             self.reject(error)
         self.regressed = low
         if not low:
-            log.warning("no counter is below what was handed out any more; requests are served")
+            log.warning("counter regression resolved")
 
     def report(self, update: CounterUpdate) -> None:
         """Report a counter that was raised."""
-        found, expected = update.database_next_id, update.first
-        log.error(
-            Event(
-                f"COUNTER WENT BACK: mode {update.counter!r}: the database says that the next ID is"
-                f" {found}, but IDs up to {expected - 1} were handed out. It was restored from a"
-                f" backup or failed over to a replica that lagged. The counter is raised to"
-                f" {expected}; check what else the database has lost.",
-                mode=update.counter,
-                found=found,
-                expected=expected,
-            )
-        )
-        self._observer.regressed(update.counter)
+        self._log(update.counter, update.database_next_id, update.first, "raised")
 
     def reject(self, error: CounterRegressed) -> None:
         """Have requests rejected because of a counter."""
         if error.mode not in self.regressed:
-            log.error("COUNTER WENT BACK: %s. Until then every request is refused.", error)
-            self._observer.regressed(error.mode)
+            self._log(error.mode, error.found, error.expected, "rejected")
         self.regressed = {**self.regressed, error.mode: error}
         # A record of the journal may prove more than this process has allocated.
         self._marks.raise_to(error.mode, error.expected)
+
+    def _log(self, counter: str, found: int, expected: int, action: str) -> None:
+        log.error(
+            Event(
+                "counter regression detected",
+                mode=counter,
+                database_next_id=found,
+                expected=expected,
+                action=action,
+            )
+        )
+        self._observer.regressed(counter)
 
     def _find_regressed(self) -> dict[str, CounterRegressed]:
         return CounterRegressed.among(

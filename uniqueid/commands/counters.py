@@ -17,7 +17,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add them to the parser."""
     command = commands.add_parser(
         "advance",
-        help="move counters on, never back: after a restore, above every ID that was handed out",
+        help="move counters on, never back: after a restore, above every ID that was allocated",
     )
     which = command.add_mutually_exclusive_group(required=True)
     which.add_argument("--mode", metavar="MODE", type=arguments.mode, help="the counter to move")

@@ -39,7 +39,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--to",
         metavar="VERSION",
         choices=["{}.{}".format(*schema.OLD)],
-        help="{}.{}: record the old service's version again, for its own dbsync; tables and"
+        help="{}.{}: record the legacy service's version again, for its own dbsync; tables and"
         " rows stay".format(*schema.OLD),
     )
     command.add_argument("--json", action="store_true", help="as JSON")

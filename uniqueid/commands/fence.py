@@ -1,4 +1,4 @@
-"""`pacifica-uniqueid-cmd fence`: the fence beside the database, and what mends it."""
+"""`pacifica-uniqueid-cmd fence`: the fence beside the database, and what repairs it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def add_command(commands: Any, open_store: Open) -> None:
     :param open_store: the settings, and the store with a schema that fits.
     """
     command = commands.add_parser(
-        "fence", help="show the fence file beside the counters, or make it anew from them"
+        "fence", help="show the fence file beside the counters, or write it again from them"
     )
     how = command.add_mutually_exclusive_group()
     how.add_argument(
@@ -42,7 +42,7 @@ def add_command(commands: Any, open_store: Open) -> None:
         "--reset",
         action="store_true",
         help="write it from the counters alone, where the fence is known to be too high; IDs that"
-        " were handed out above them can come again",
+        " were allocated above them can come again",
     )
     how.add_argument("--json", action="store_true", help="as JSON")
     command.set_defaults(run=lambda arguments: _run(arguments, open_store))

@@ -128,7 +128,7 @@ def _whois(options: argparse.Namespace, open_store: OpenStore) -> int:
     if record is None:
         raise UniqueIDError(
             f"nothing is recorded of ID {options.id} of mode {options.mode!r}: it was not"
-            " handed out, or while journal was off, or its record's time is over"
+            " allocated, or while journal was off, or its record's time is over"
         )
     document = _document(record)
     if options.json:

@@ -5,8 +5,8 @@ that moves its counter on; so is every request where ``journal = on``. The recor
 are there together or not at all, and the rest follows:
 
 1. *The table decides.* (key, caller) is unique, by the database's own index, between threads,
-   processes and machines. A range is handed out for a key only by the transaction that inserted
-   its row, so a key has one range at the most.
+   processes and machines. A range is allocated for a key only by the transaction that inserted
+   its row, so a key has one range at most.
 2. *First optimistically.* The first try of a transaction takes every key for new and inserts; that
    costs a batch one statement. When a row is there already, nothing of that try is committed.
 3. *Then by the book.* Every further try, for whatever reason, reads the rows of its keys first,
@@ -17,7 +17,7 @@ are there together or not at all, and the rest follows:
    ambiguous COMMIT is cleared up: what it did is found, and answered, and leaves no gap.
 4. *A replay is confirmed where it counts*: in the transaction the row's `replays` is counted up.
    If the row has gone since it was read (a failover), nothing is committed and the next try
-   allocates anew. And since that is a write, COMMIT answers only when it is on disk, and with it
+   allocates again. And since that is a write, COMMIT answers only when it is on disk, and with it
    all that was before in the log: the row as well.
 5. *A replay is a floor.* The counter of a range that is answered again is never left below its
    end: should the two have been restored apart, the counter is raised, as by the guard.
@@ -54,7 +54,7 @@ from uniqueid.model import (
 TABLE = "uniqueidjournal"
 
 PRUNE_STEP = 1000
-"""Rows that are deleted in one short transaction at the most."""
+"""Rows that are deleted in one short transaction at most."""
 _INSERT_STEP = 100
 """Rows of one INSERT; SQLite before 3.32 takes 999 parameters."""
 _PAGE = 1000
@@ -313,9 +313,9 @@ class Journal:
             cursor.execute(sql, [value for row in page for value in row])
 
     def prune(self, before: int, step: int = PRUNE_STEP) -> int:
-        """Delete rows that expired before a time, the oldest first; how many, `step` at the most.
+        """Delete rows that expired before a time, the oldest first; how many, `step` at most.
 
-        Found without locks and deleted by their numbers, so that nobody waits for more than these.
+        They are found without locks and deleted by number, so that no transaction waits for others.
         """
         expires, number = self._names["expires"], self._names["id"]
         with db_session:
@@ -359,7 +359,7 @@ class Journal:
     def rows(self, **bounds: Any) -> Iterator[Record]:
         """The rows of a mode in the order of their IDs; without one, of all in the order written.
 
-        Read page by page, so that nobody holds much and the database is not held up.
+        Read page by page, so that neither memory nor locks are held for long.
 
         :param mode: of this mode alone.
         :param since: not before this time, in microseconds since 1970.

@@ -1,11 +1,11 @@
 """The schema's version and the way to it.
 
-The tables are the old service's: ``uniqueindex`` with the next ID of each mode, and
+The tables are the legacy service's: ``uniqueindex`` with the next ID of each mode, and
 ``uniqueindexsystem`` with the parts of the version, 1.0. Releases up to 0.2.1 had only the first,
 whose column may have 32 bits on servers (that of 0.2.1 from PyPI has 64); that is version 0.0.
-Version 1.1 adds ``uniqueidjournal`` (`uniqueid.database.journal`). The old service runs beside that
-table and does not look at the minor version; but its ``dbsync`` fails at any that it does not know,
-so that `step_back` has to come before it.
+Version 1.1 adds ``uniqueidjournal`` (`uniqueid.database.journal`). The legacy service runs next to
+that table and does not read the minor version; but its ``dbsync`` fails at any that it does not
+know, so that `step_back` has to come before it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VERSION = "uniqueindexsystem"
 
 CURRENT = (1, 1)
 OLD = (1, 0)
-"""The old service's. This release serves from it as well, without keys and a journal."""
+"""The legacy service's. This release serves from it as well, without keys and a journal."""
 
 # Several processes may sync at once, as the pods of one release do.
 _ATTEMPTS = 10
@@ -87,7 +87,7 @@ CREATE = "create the counters"
 def sync(store: Store, *, create: bool = True) -> list[str]:
     """Bring an empty or old schema to the current version; counters keep their values.
 
-    In one transaction, except on MySQL, whose DDL commits by itself; each step can be repeated.
+    In one transaction, except on MySQL, whose DDL commits automatically; each step can be repeated.
 
     :param create: whether tables may be created in a database that has none.
     :returns: what was done.
@@ -135,7 +135,7 @@ def no_tables(store: Store) -> SchemaError:
 
 
 def step_back(store: Store) -> bool:
-    """Record version 1.0 again, for the old service's ``dbsync``; tables and rows stay.
+    """Record version 1.0 again, for the legacy service's ``dbsync``; tables and rows stay.
 
     :returns: whether another version was recorded.
     :raises SchemaError: when there is nothing to step back from, or the schema is newer.
@@ -156,7 +156,7 @@ def require(store: Store) -> Found:
     """Refuse to go on with a schema this release cannot serve from.
 
     :returns: what was found, which it can serve from.
-    :raises SchemaError: which names the command that mends it.
+    :raises SchemaError: which names the command that repairs it.
     """
     found = inspect(store)
     _refuse_newer(found)
@@ -256,7 +256,8 @@ def _record_version(store: Store, found: Found) -> None:
 def _write_version(store: Store, version: tuple[int, int]) -> None:
     quote = store.dialect.quote
     table, part, value = quote(VERSION), quote("part"), quote("value")
-    # The major part last: where DDL commits by itself, a half-recorded version reads as an old one.
+    # The major part last: where DDL commits automatically, a half-recorded version reads as an old
+    # one.
     for name, number in (("minor", version[1]), ("major", version[0])):
         update = f"UPDATE {table} SET {value} = {number} WHERE {part} = '{name}'"
         if store.database.execute(update, {}, {}).rowcount == 0:

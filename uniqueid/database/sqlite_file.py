@@ -297,7 +297,7 @@ def _size(path: str) -> int:
 def check_links(path: str, status: os.stat_result) -> None:
     """See that the log is stored next to the file, whatever name the file is opened by.
 
-    :raises UnsafeSession: for a file that is mounted by itself or has several hard links.
+    :raises UnsafeSession: for a file that is a mount of its own or has several hard links.
     """
     remedy = (
         "SQLite stores its log next to the file under the same name, so a process that opens the"
@@ -306,7 +306,7 @@ def check_links(path: str, status: os.stat_result) -> None:
     if status.st_nlink > 1:
         raise UnsafeSession(f"{path} has {status.st_nlink} hard links. {remedy}")
     if os.path.realpath(path) in mount_points():
-        raise UnsafeSession(f"{path} is mounted by itself. {remedy}")
+        raise UnsafeSession(f"{path} is a mount of its own. {remedy}")
 
 
 def mount_points() -> set[str]:

@@ -1,4 +1,4 @@
-"""Database URLs, as the old service's ``peewee_url`` spelled them.
+"""Database URLs, as the legacy service's ``peewee_url`` spelled them.
 
 The grammar is that of peewee's ``playhouse.db_url``:
 ``SCHEME://[USER[:PASSWORD]@][HOST[:PORT]]/DATABASE[?OPTION=VALUE&...]``, with SQLite's path

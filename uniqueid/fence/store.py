@@ -136,8 +136,8 @@ class FencedStore:
             elif not self._file.is_unchanged():
                 self._replace(self._bounds)
                 log.error(
-                    "the fence file %s was removed or changed by somebody else; it was written"
-                    " again as this process knows it",
+                    "the fence file %s was removed or changed by another process; it was"
+                    " written again",
                     self._file.path,
                 )
         except (FenceDamaged, FenceUnavailable) as error:

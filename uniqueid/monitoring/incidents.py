@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 
+from uniqueid.logs import Event
+
 log = logging.getLogger(__name__)
 
 
@@ -17,8 +19,8 @@ class Incident:
 
     Any thread calls it; one lock guards the reporters and keeps the lines in their order.
 
-    :param begun: the line at the beginning; `%s` is the cause.
-    :param resolved: the line at the end.
+    :param begun: the event at the beginning, which has the cause as a field.
+    :param resolved: the event at the end.
     """
 
     def __init__(self, begun: str, resolved: str) -> None:
@@ -36,7 +38,7 @@ class Incident:
             first = not self._reporters
             self._reporters.add(reporter)
             if first:
-                log.error(self._begun, cause, exc_info=unexpected)
+                log.error(Event(self._begun, cause=cause), exc_info=unexpected)
 
     def resolve(self, reporter: str) -> None:
         """Take a report back; the last one resolves the incident."""
@@ -52,12 +54,6 @@ class Incidents:
     """The kinds that the committer and the health monitor both report."""
 
     def __init__(self) -> None:
-        self.database = Incident(
-            "the database is not available: %s; requests for IDs are answered with 503, and served"
-            " by themselves when it answers again",
-            "the database answers again",
-        )
-        self.tables = Incident("the tables do not fit: %s", "the tables fit again")
-        self.fence = Incident(
-            "%s; requests for IDs are answered with 503 until then", "the fence can be used again"
-        )
+        self.database = Incident("database unavailable", "database available")
+        self.tables = Incident("tables unusable", "tables usable")
+        self.fence = Incident("fence unavailable", "fence available")

@@ -91,7 +91,7 @@ class Requests:
 
 @dataclass(frozen=True)
 class State:
-    """What is read when somebody looks, instead of counted when it happens."""
+    """What is read for each scrape, instead of counted when it happens."""
 
     waiting: int = 0
     reconnects: int = 0
@@ -159,7 +159,7 @@ class Metrics(Observer):
         )
         self.fence_gaps = counter(
             "uniqueid_fence_skipped_ids",
-            "IDs skipped at the start, since it was not known whether they had been handed out.",
+            "IDs skipped at the start, since it was not known whether they had been allocated.",
         )
         build = Gauge(
             "uniqueid_build_info",
@@ -181,13 +181,13 @@ class Metrics(Observer):
     # -- told by the allocator and the store --------------------------------------------------
 
     def committed(self, requests: int, seconds: float) -> None:
-        """A transaction with so many requests in it was committed after so many seconds."""
+        """A transaction of some requests was committed, after some seconds."""
         self.transactions.inc()
         self.batch.observe(requests)
         self.commit_seconds.observe(seconds)
 
     def allocated(self, mode: str, requests: int, count: int, next_id: int) -> None:
-        """So many IDs of a mode went out to so many requests."""
+        """IDs of a mode were allocated to some requests."""
         with self._stats_lock:
             stats = self.mode_stats.get(mode)
             if stats is None:
@@ -201,18 +201,18 @@ class Metrics(Observer):
             stats.next_id = max(stats.next_id, next_id)
 
     def regressed(self, mode: str) -> None:
-        """A counter was found below what was handed out of it."""
+        """A counter was found below what was allocated."""
         with self._regressions_lock:
             if mode not in self._regressions and len(self._regressions) >= MODE_LABELS:
                 mode = OTHER
             self._regressions[mode] = self._regressions.get(mode, 0) + 1
 
     def replayed(self, requests: int) -> None:
-        """So many requests got the range of an earlier one."""
+        """Requests got the range of an earlier one."""
         self.replays.inc(requests)
 
     def pruned(self, records: int) -> None:
-        """So many old rows of the journal were deleted."""
+        """Expired rows of the journal were deleted."""
         self.journal_pruned.inc(records)
 
     def retried(self, cause: Cause) -> None:
@@ -228,14 +228,14 @@ class Metrics(Observer):
         self.fence_errors.inc()
 
     def fence_skipped(self, ids: int) -> None:
-        """So many IDs of a counter were skipped after a stop that was not clean."""
+        """IDs of a counter were skipped after a stop that was not clean."""
         self.fence_gaps.inc(ids)
 
     # -- for those who look -------------------------------------------------------------------
 
     @property
     def regressions(self) -> Mapping[str, int]:
-        """How often each counter was found below what was handed out of it."""
+        """How often each counter was found below what was allocated."""
         with self._regressions_lock:
             return dict(self._regressions)
 
@@ -305,7 +305,7 @@ class _Reading(Collector):
         allocations = CounterMetricFamily(
             "uniqueid_allocations", "Requests for IDs that were met, by mode.", labels=["mode"]
         )
-        ids = CounterMetricFamily("uniqueid_ids", "IDs handed out, by mode.", labels=["mode"])
+        ids = CounterMetricFamily("uniqueid_ids", "IDs allocated, by mode.", labels=["mode"])
         for mode, stats in self._metrics.labelled_stats().items():
             allocations.add_metric([mode], stats.allocations)
             ids.add_metric([mode], stats.ids)
@@ -337,7 +337,7 @@ class _Reading(Collector):
     def _database(self, state: State) -> Iterable[Metric]:
         regressions = CounterMetricFamily(
             "uniqueid_counter_regressions",
-            "Times that a counter in the database was found below what was handed out, by mode.",
+            "Times that a counter in the database was found below what was allocated, by mode.",
             labels=["mode"],
         )
         for mode, times in self._metrics.regressions.items():

@@ -35,7 +35,7 @@ class _Token:
 class Tokens:
     """The tokens of a file: a name and the SHA-256 of a token, in hex, on each line.
 
-    Several count at once, so that a new one can be handed out before an old one goes. The file is
+    Several count at once, so that a new one can be allocated before an old one goes. The file is
     read again when it has changed; if it cannot be used then, the tokens read before stay.
 
     :param file: its name.
@@ -146,7 +146,7 @@ class Tokens:
                 )
             tokens.append(_Token(match[1], bytes.fromhex(match[2])))
         if not tokens:
-            raise self._wrong("has no token: nobody could use the service")
+            raise self._wrong("has no token: no client could use the service")
         return tuple(tokens)
 
     def _wrong(self, reason: str) -> ConfigError:

@@ -30,7 +30,7 @@ _PROBLEMS: dict[type[errors.UniqueIDError], tuple[int, str, str, int | None]] = 
     errors.KeyReused: (422, "idempotency-key-reused", "The key is another request's", None),
     errors.KeyInFlight: (409, "idempotency-key-in-flight", "The key has no answer yet", 1),
     errors.JournalMissing: (501, "journal-missing", "The database has no journal yet", None),
-    errors.CounterRegressed: (503, "counter-regressed", "A counter went back", 30),
+    errors.CounterRegressed: (503, "counter-regressed", "A counter has regressed", 30),
     errors.Overloaded: (503, "overloaded", "Too many requests are waiting", 1),
     errors.Closing: (503, "overloaded", "The service is stopping", 1),
     errors.DatabaseUnavailable: (503, "database-unavailable", "The database is not available", 2),

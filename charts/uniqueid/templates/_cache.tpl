@@ -91,7 +91,7 @@ konghq.com/retries: "0"
 {{- $own := index $.preset $name | default "" -}}
 {{- if and (ne (toString $value) $own) (or (hasKey $.preset $name) (regexMatch "(?i)(cache|next-upstream|retr(y|ies)|attempts)" $name) (regexMatch "(?i)((proxy|fastcgi)[_-]cache|proxy_store|proxy_next_upstream|proxy_ignore_headers|retry|retries|cache-(use|store)|attempts)" (toString $value))) -}}
 {{- if not (eq $name "traefik.ingress.kubernetes.io/router.middlewares") -}}
-{{- fail (printf "%s has %s, which caches or retries requests: a cached answer is an ID handed out twice, and a repeated request loses IDs. Remove it; the chart sets what the controller needs by ingress.controller" $.where $name) -}}
+{{- fail (printf "%s has %s, which caches or retries requests: a cached answer is an ID allocated twice, and a repeated request loses IDs. Remove it; the chart sets what the controller needs by ingress.controller" $.where $name) -}}
 {{- else if regexMatch "(?i)(cache|retry)" (toString $value) -}}
 {{- fail (printf "%s has %s with a middleware that caches or retries (%s): remove it" $.where $name $value) -}}
 {{- end -}}

@@ -30,7 +30,7 @@
   {{- end -}}
   {{- if eq (include "uniqueid.strategyType" .) "RollingUpdate" -}}
     {{- if has "ReadWriteOncePod" (($values.persistence).accessModes | default list) -}}
-    {{- fail "strategy.type is RollingUpdate and persistence.accessModes has ReadWriteOncePod: the new pod would wait for the old one's volume for ever. Set strategy.type to Recreate or leave it empty" -}}
+    {{- fail "strategy.type is RollingUpdate and persistence.accessModes has ReadWriteOncePod: the new pod would wait for the old one's volume forever. Set strategy.type to Recreate or leave it empty" -}}
     {{- end -}}
     {{- fail "strategy.type is RollingUpdate and the database is SQLite, whose volume is one pod's: set strategy.type to Recreate or leave it empty" -}}
   {{- end -}}
@@ -50,7 +50,7 @@
     {{- fail (printf "fence.enabled is true, replicas is %d and strategy.type is Recreate, which a StatefulSet does not have: it ends each pod before its successor starts, one at a time. Set strategy.type to RollingUpdate or leave it empty" $replicas) -}}
     {{- end -}}
   {{- else if eq (include "uniqueid.strategyType" .) "RollingUpdate" -}}
-  {{- fail "fence.enabled is true and strategy.type is RollingUpdate: the new pod would wait for the old one's fence for ever. Set strategy.type to Recreate or leave it empty" -}}
+  {{- fail "fence.enabled is true and strategy.type is RollingUpdate: the new pod would wait for the old one's fence forever. Set strategy.type to Recreate or leave it empty" -}}
   {{- end -}}
 {{- end -}}
 {{- if ($values.autoscaling).enabled -}}

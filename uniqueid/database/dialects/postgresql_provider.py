@@ -46,14 +46,14 @@ class Connection(extensions.connection):  # type: ignore[misc]
     """A connection that knows how long it may wait."""
 
     answer_timeout: float | None = None
-    """Seconds for the server's next words; None waits for ever."""
+    """Seconds for the server's next words; None waits forever."""
 
 
 def wait_for_answer(connection: Any) -> None:
-    """Wait until the server has answered, but not for ever.
+    """Wait until the server has answered, but not forever.
 
     libpq waits for as long as the connection stands, and a stopped server, or a proxy that holds
-    it up, stands for ever. psycopg2 calls this wherever it would wait, in the whole process
+    it up, stands forever. psycopg2 calls this wherever it would wait, in the whole process
     (psycopg2's manual, "Support for coroutine libraries"), and closes the connection if it raises.
 
     :raises psycopg2.OperationalError: when nothing came for the connection's time-out.

@@ -51,7 +51,7 @@ def read(name: str) -> bytes:
 def prefers_html(accept: str) -> bool:
     """Whether an Accept (RFC 9110, 12.5.1) asks for HTML rather than JSON.
 
-    The old service answered everybody with JSON, so whoever takes both alike gets that.
+    The legacy service answered everybody with JSON, so whoever takes both alike gets that.
     """
     quality: dict[str, float] = {}
     for item in accept.lower().split(","):
