@@ -86,7 +86,8 @@ def test_the_image_is_small_and_says_what_it_is(
         f"{image['Size'] / 2**20:.0f} MiB in {layers} layers, {own:.0f} MiB above the base;"
         f" built in {image['Seconds']:.0f} s",
     )
-    assert own < 25
+    # Of these, cryptography takes 14: MySQL's own authentication needs it without TLS.
+    assert own < 45
     assert layers < 12
 
 
@@ -333,8 +334,9 @@ def test_the_old_container_s_environment_means_the_same(
 def test_the_image_does_not_contain_the_client(image: dict[str, Any], data: Path) -> None:
     """`probe` has to run where the clients run, not behind the proxies that it checks."""
     with container(data=data) as box:
-        answer = box.run("python3", "-c", "import uniqueid_client")
-    assert "ModuleNotFoundError" in answer.stderr
+        box.options += ["--entrypoint=python3"]
+        answer = box.run("-c", "import uniqueid; import uniqueid_client")
+    assert "No module named 'uniqueid_client'" in answer.stderr
 
 
 CLIENTS = 64

@@ -41,7 +41,7 @@ def interpreters() -> dict[str, str]:
 
 
 FOUND = interpreters()
-TOOLS = ("pytest>=8.2", "hypothesis>=6.100")
+TOOLS = ("pytest>=8.2", "hypothesis>=6.100", "openapi-spec-validator>=0.7")
 """What the tests that take seconds import beside the package and its extras."""
 
 
