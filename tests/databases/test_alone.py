@@ -218,7 +218,8 @@ def test_one_attempt_does_not_outlive_its_session(
     before = ready.store.connections
     with pytest.raises(DatabaseUnavailable):
         alone(ready, "file", 1)
-    assert retried == []
+    # The committer's next attempt is the retry.
+    assert retried == [Cause.CONNECTION]
     assert ready.store.connections == before
     assert alone(ready, "file", 1, file=11) == 11
     assert ready.store.connections == before + 1

@@ -20,7 +20,7 @@ _BACKOFF_CONNECTION = 1.0
 class Retry:
     """Waits between the attempts of a transaction, up to its deadline.
 
-    :param on_retry: called with the cause of each attempt that is followed by another.
+    :param on_retry: called with the cause of each failed attempt after which another is of use.
     :param clock: of the deadlines.
     :param sleep: waits.
     """
@@ -46,8 +46,9 @@ class Retry:
         # A connection that was lost while it was not used is no sign of trouble: no wait at first.
         step = 0 if lost and attempt == 0 else _BACKOFF_START * 2 ** min(attempt, 20)
         wait = random.uniform(0, min(longest, step))
+        # Before the deadline is checked: another thread may attempt it again.
+        self.on_retry(cause)
         if self._clock() + wait >= deadline:
             raise unavailable(error) from error
-        self.on_retry(cause)
         log.debug("transaction retried in %.3f s after %s: %s", wait, cause, explain(error))
         self.sleep(wait)
