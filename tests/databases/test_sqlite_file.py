@@ -10,13 +10,19 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 import servers
+from pony.orm import db_session
 from servers import Service, run_cmd, wait_until
+
+from uniqueid.database import schema
+from uniqueid.database.store import Store
+from uniqueid.database.url import parse
 
 TAIL = "is the log of another file"
 
@@ -447,3 +453,37 @@ def test_a_directory_that_is_mounted_and_a_symbolic_link_are_served(tmp_path: Pa
         for path in (mounted / "real.sqlite3", mounted / "link.sqlite3"):
             result = run_cmd("dbchk", UNIQUEID_DATABASE_URL=f"sqlite:///{path}")
             assert result.returncode == 0, result.stderr
+
+
+def test_a_connection_that_outlives_its_close_keeps_its_locks(tmp_path: Path) -> None:
+    """SQLite keeps it while a statement is referenced; another process must not delete the log."""
+    path = tmp_path / "db.sqlite3"
+    store = Store(parse(f"sqlite:///{path}", "url", "test"), create=True)
+    schema.sync(store)
+
+    def allocate() -> int:
+        outcome = store.advance({"file": 1}, {}, deadline=time.monotonic() + 30)["file"]
+        assert not isinstance(outcome, Exception)
+        return outcome.next_id
+
+    allocate()
+    with db_session:
+        connection = store.database.get_connection()
+        cursor = connection.execute("SELECT * FROM uniqueindex, sqlite_master")
+        cursor.fetchone()
+    store.disconnect()
+    allocate()
+    look = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+print(connection.execute('SELECT "index" FROM uniqueindex').fetchone()[0])
+connection.close()
+"""
+    for _ in range(2):
+        expected = allocate()
+        result = subprocess.run(
+            [sys.executable, "-c", look, str(path)], capture_output=True, text=True, check=True
+        )
+        assert int(result.stdout) == expected
+    assert cursor is not None
+    store.disconnect()

@@ -217,22 +217,41 @@ def _identity(status: os.stat_result) -> Identity:
 
 
 def _is_locked(path: str, start: int, length: int) -> bool:
-    """Whether another process has a lock on bytes of a file (fcntl(2), F_GETLK).
-
-    Only for a file that this process has no lock on: closing it releases the process' locks.
-    """
+    """Whether another process has a lock on bytes of a file (fcntl(2), F_GETLK)."""
     if sys.platform != "linux":
         return False
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except OSError:
+    descriptor = _kept_open(path)
+    if descriptor is None:
         return False
-    try:
-        question = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
-        answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, question)
-    finally:
-        os.close(descriptor)
+    question = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, question)
     return bool(struct.unpack("hhqqi", answer)[0] != fcntl.F_UNLCK)
+
+
+_descriptors: dict[Identity, int] = {}
+
+
+def _kept_open(path: str) -> int | None:
+    """An ordinary descriptor of a file, None where it cannot be opened.
+
+    It stays open: to close one would release all locks of this process on the file (fcntl(2)),
+    those of SQLite included. That a connection was closed is no reason to believe that it has none:
+    SQLite keeps it, with its locks, while a statement of it is referenced. Without its locks,
+    another process deletes the log under the service, and what is committed then is lost.
+    """
+    for identity, descriptor in list(_descriptors.items()):
+        if not os.fstat(descriptor).st_nlink:
+            # Deleted: no other process can open it.
+            del _descriptors[identity]
+            os.close(descriptor)
+    try:
+        known = _descriptors.get(_identity(os.stat(path)))
+        if known is not None:
+            return known
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    return _descriptors.setdefault(_identity(os.fstat(descriptor)), descriptor)
 
 
 def bind(connection: sqlite3.Connection, version: int) -> None:
@@ -273,18 +292,11 @@ def _version_of(descriptor: int) -> int:
 
 
 def _stored_version(path: str) -> int:
-    """The `user_version` in a file's header, without its log.
-
-    Only for a file that this process does not have open: closing it releases the process' locks.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
+    """The `user_version` in a file's header, without its log."""
+    descriptor = _kept_open(path)
+    if descriptor is None:
         return 0
-    try:
-        return int.from_bytes(os.pread(descriptor, 4, _USER_VERSION_OFFSET), "big")
-    finally:
-        os.close(descriptor)
+    return int.from_bytes(os.pread(descriptor, 4, _USER_VERSION_OFFSET), "big")
 
 
 def _size(path: str) -> int:
