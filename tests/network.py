@@ -53,12 +53,12 @@ class Network:
 
 def end(server: subprocess.Popen[bytes], command: str) -> None:
     """End a server that was started with a command of the documentation."""
-    # SIGTERM means a reload to a uWSGI without the shipped uwsgi.ini. SIGQUIT can be lost on a
-    # worker that has just started, and SIGKILL follows after a minute only.
+    # SIGTERM means a reload to a uWSGI without the shipped uwsgi.ini. Its worker then ends within
+    # the handler of a signal, which can stop for good; after a minute the master kills it.
     reloads = command.startswith("uwsgi") and "uwsgi.ini" not in command
     server.send_signal(signal.SIGQUIT if reloads else signal.SIGTERM)
     try:
-        server.wait(servers.START_TIMEOUT)
+        server.wait(2 * servers.START_TIMEOUT)
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()

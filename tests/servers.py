@@ -422,7 +422,9 @@ class Service(Process):
     def write_config(self) -> None:
         settings = dict(self.settings)
         lines = ["[database]", f"url = {self.database_url}", "connect_wait = 0.2"]
-        lines += [f"durability = {settings.pop('durability', 'warn')}", "[uniqueid]"]
+        if durability := settings.pop("durability", ""):
+            lines += [f"durability = {durability}"]
+        lines += ["[uniqueid]"]
         fence = {name: value for name, value in settings.items() if "fence_" in name}
         lines += [f"{name} = {settings[name]}" for name in settings if name not in fence]
         lines += ["[fence]"]

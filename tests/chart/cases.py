@@ -274,7 +274,7 @@ REFUSED: dict[str, tuple[Values, tuple[str, ...]]] = {
             "strategy": {"type": "RollingUpdate"},
             "persistence": {"accessModes": ["ReadWriteOncePod"]},
         },
-        ("ReadWriteOncePod", "for ever", "Set strategy.type to Recreate"),
+        ("ReadWriteOncePod", "forever", "Set strategy.type to Recreate"),
     ),
     "fences of SQLite": (FENCES, ("replicas is 3", "SQLite", "set replicas to 1")),
     "fence of an autoscaler": (
