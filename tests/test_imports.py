@@ -122,6 +122,22 @@ def test_the_table_of_dialects_is_the_only_place_with_a_row_for_each_database() 
     assert rows & DATABASES == set(get_args(Kind)) == DATABASES
 
 
+def test_no_test_module_imports_another() -> None:
+    """What several need is in a module of helpers, where pytest collects nothing twice."""
+    found = []
+    for path in [*CHECKOUT.glob("tests/**/test_*.py"), *CHECKOUT.glob("client/tests/test_*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or "", *(alias.name for alias in node.names)]
+            parts = {part for name in names for part in name.split(".")}
+            if any(part.startswith("test_") for part in parts):
+                found.append(f"{path.relative_to(CHECKOUT)}:{node.lineno}")
+    assert not found
+
+
 def test_the_modules_are_those_of_the_checkout() -> None:
     """The test reads the sources, not what is installed."""
     assert "uniqueid.service" in MODULES

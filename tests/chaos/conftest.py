@@ -55,6 +55,27 @@ def server(network: str, request: pytest.FixtureRequest) -> servers.MariaDB | se
 
 
 @pytest.fixture
+def primary() -> Iterator[servers.MariaDB]:
+    """A MariaDB server that others can follow."""
+    with servers.running(servers.MariaDB("--server-id=1", "--log-bin=binlog")) as server:
+        yield server
+
+
+@pytest.fixture
+def replica() -> Iterator[servers.MariaDB]:
+    """A MariaDB server that takes no writes from clients."""
+    with servers.running(servers.MariaDB("--server-id=2", "--read-only=1")) as server:
+        yield server
+
+
+@pytest.fixture
+def fence(tmp_path: Path) -> Path:
+    """The file, in a directory of its own."""
+    (tmp_path / "fence").mkdir()
+    return tmp_path / "fence" / "fence.json"
+
+
+@pytest.fixture
 def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
     """Makes an empty database of a kind; its URL."""
 

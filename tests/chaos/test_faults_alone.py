@@ -11,11 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import scenarios
 import servers
-import test_faults_database
-import test_faults_fence
-import test_faults_going_back
-import test_faults_service
 from cell import Cell
 from fault_proxy import (
     Plan,
@@ -27,9 +24,6 @@ from fault_proxy import (
     never_arrives,
 )
 from history import is_503
-from test_faults_database import Server
-from test_faults_fence import fence  # noqa: F401
-from test_faults_going_back import primary, replica  # noqa: F401
 
 NewURL = Callable[[str], str]
 
@@ -56,17 +50,19 @@ def behind_a_proxy(server: servers.MariaDB | servers.PostgreSQL) -> Iterator[tup
     ids=["in_statement", "never_arrived", "answer_lost"],
 )
 def test_connection_cut_around_a_single_update(
-    network: str, server: Server, fault: str, plan: Plan, ambiguous: bool
+    network: str, server: scenarios.Server, fault: str, plan: Plan, ambiguous: bool
 ) -> None:
     """It is done again; only one that arrived leaves a gap."""
     with behind_a_proxy(server) as (proxy, url):
-        test_faults_database.cut(Cell(fault, network, url, ambiguous=ambiguous), proxy, plan)
+        scenarios.cut(Cell(fault, network, url, ambiguous=ambiguous), proxy, plan)
 
 
 @pytest.mark.parametrize(
     "late", [3.0, 1.9], ids=["later_than_the_driver_waits", "when_the_driver_gives_up"]
 )
-def test_answer_of_a_single_update_comes_late(network: str, server: Server, late: float) -> None:
+def test_answer_of_a_single_update_comes_late(
+    network: str, server: scenarios.Server, late: float
+) -> None:
     """What comes in time is the caller's, and what comes later is nobody's.
 
     The driver waits for 2 seconds, and the caller with it.
@@ -91,31 +87,31 @@ def test_answer_of_a_single_update_comes_late(network: str, server: Server, late
 
 def test_kill_9_of_the_database(hurt_postgresql: servers.PostgreSQL) -> None:
     """Whatever the UPDATE on its way has become, nobody gets its IDs twice."""
-    test_faults_database.test_kill_9_of_the_database("postgresql", hurt_postgresql)
+    scenarios.kill_9_of_the_database("postgresql", hurt_postgresql)
 
 
 def test_database_stopped_for_longer_than_the_time_out(hurt_mariadb: servers.MariaDB) -> None:
     """The caller gets its 503 in time, others at once, and what the database does afterwards is
     nobody's."""
-    test_faults_database.test_database_stopped_for_longer_than_the_time_out("mariadb", hurt_mariadb)
+    scenarios.database_stopped_for_longer_than_the_time_out("mariadb", hurt_mariadb)
 
 
 def test_all_connections_cut_again_and_again(hurt_mariadb: servers.MariaDB) -> None:
     """Before, in and after the UPDATE."""
     with behind_a_proxy(hurt_mariadb) as (proxy, url):
-        test_faults_database.test_all_connections_cut_again_and_again("mariadb", proxy, url)
+        scenarios.all_connections_cut_again_and_again("mariadb", proxy, url)
 
 
 def test_network_holds_everything(hurt_postgresql: servers.PostgreSQL) -> None:
     """An UPDATE that arrives when its caller has had its 503 moves the counter for nobody."""
     with behind_a_proxy(hurt_postgresql) as (proxy, url):
-        test_faults_database.test_network_holds_everything("postgresql", proxy, url)
+        scenarios.network_holds_everything("postgresql", proxy, url)
 
 
 def test_connection_falls_silent_for_ever(hurt_mariadb: servers.MariaDB) -> None:
     """It is given up by the one who is alone, and by the committer that looks after it."""
     with behind_a_proxy(hurt_mariadb) as (proxy, url):
-        test_faults_database.test_connection_falls_silent_for_ever("mariadb", proxy, url)
+        scenarios.connection_falls_silent_for_ever("mariadb", proxy, url)
 
 
 @pytest.mark.parametrize("clients", [1, 2, 4])
@@ -124,40 +120,40 @@ def test_sigterm(clients: int, new_url: NewURL) -> None:
     and nobody is refused."""
     fault = "SIGTERM" if clients == 1 else "SIGTERM, few clients"
     cell = Cell(fault, "sqlite", new_url("sqlite"), ambiguous=False, clients=clients)
-    test_faults_service.end_and_start(cell, times=2)
+    scenarios.end_and_start(cell, times=2)
     assert {call.status for call in cell.load.history.calls} == {None}
 
 
 def test_two_services_contend_with_one_client_each(network: str, new_url: NewURL) -> None:
     """Each takes the counters for its own until it finds that they were moved; one is killed."""
     fault = "2 services, one killed"
-    test_faults_service.share(Cell(fault, network, new_url(network), ambiguous=False, processes=2))
+    scenarios.share(Cell(fault, network, new_url(network), ambiguous=False, processes=2))
 
 
 def test_kill_9_of_the_worker(new_url: NewURL) -> None:
     """What it had committed without answering is a gap, and nothing else is."""
-    test_faults_service.test_kill_9_of_the_worker("sqlite", new_url)
+    scenarios.kill_9_of_the_worker("sqlite", new_url)
 
 
 def test_failover_to_a_lagging_replica(
-    primary: servers.MariaDB,  # noqa: F811
-    replica: servers.MariaDB,  # noqa: F811
+    primary: servers.MariaDB,
+    replica: servers.MariaDB,
 ) -> None:
     """What the one has handed out, the other does not hand out."""
-    test_faults_going_back.test_failover_to_a_lagging_replica(primary, replica)
+    scenarios.failover_to_a_lagging_replica(primary, replica)
 
 
 def test_an_older_copy_takes_the_place_of_the_file(new_url: NewURL) -> None:
     """It is noticed by whoever is alone."""
-    test_faults_going_back.test_sqlite_file_replaced_by_an_older_copy("advance", new_url)
+    scenarios.sqlite_file_replaced_by_an_older_copy("advance", new_url)
 
 
 def test_a_backup_is_restored_while_the_service_is_down(
-    fence: Path,  # noqa: F811
+    fence: Path,
     new_url: NewURL,
     request: pytest.FixtureRequest,
 ) -> None:
     """The fence stands above what single statements took without its being written for each."""
-    test_faults_fence.test_a_backup_is_restored_while_the_service_is_down(
+    scenarios.a_backup_is_restored_while_the_service_is_down(
         "sqlite", "stop", fence, new_url, request
     )

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import scenarios
 import servers
-from cell import Cell, kill_9, processes, runs
+from cell import Cell, kill_9
 from fault_proxy import (
     Plan,
     Proxy,
@@ -18,7 +19,6 @@ from fault_proxy import (
     commit_answer_is_lost,
     commit_never_arrives,
     cut_in_statement,
-    fall_silent,
     is_commit,
 )
 from history import is_503
@@ -42,33 +42,12 @@ def url(server: Server, proxy: Proxy) -> str:
 
 def test_kill_9_of_the_database(network: str, server: Server) -> None:
     """The service says 503 while it is away and goes on when it is back."""
-    url = server.url(server.new_database())
-    with Cell("kill -9 of the database", network, url, ambiguous=True) as cell:
-        kill_9(server)
-        cell.load.more(is_503, "a 503")
-        assert cell.service.get("/readyz")[0] == 503
-        assert cell.service.get("/livez")[0] == 200
-        server.start()
-        cell.load.more_answers(200)
-        assert cell.service.get("/readyz")[0] == 200
+    scenarios.kill_9_of_the_database(network, server)
 
 
 def test_database_stopped_for_longer_than_the_time_out(network: str, server: Server) -> None:
     """Callers get their 503 in time, and what the database does afterwards is nobody's."""
-    url = server.url(server.new_database())
-    with Cell("SIGSTOP of the database", network, url, ambiguous=True) as cell:
-        stopped = processes(server)
-        try:
-            for pid in stopped:
-                os.kill(pid, signal.SIGSTOP)
-            cell.load.more(is_503, "a 503")
-            cell.load.more(is_503, "another 503")
-        finally:
-            for pid in stopped:
-                if runs(pid):
-                    os.kill(pid, signal.SIGCONT)
-        cell.load.more_answers(200)
-        assert cell.service.get("/readyz")[0] == 200
+    scenarios.database_stopped_for_longer_than_the_time_out(network, server)
 
 
 @pytest.mark.parametrize(
@@ -86,37 +65,12 @@ def test_connection_cut(
     """The transaction is done again; only a COMMIT that arrived leaves a gap."""
     # With fewer clients there are hardly any COMMITs (test_faults_alone.py).
     cell = Cell(fault, network, url, ambiguous=ambiguous, clients=CLIENTS)
-    cut(cell, proxy, plan)
-
-
-def cut(cell: Cell, proxy: Proxy, plan: Plan) -> None:
-    """Carry a plan out five times, and see what has become of it."""
-    with cell:
-        for shots in (1, 1, 3):
-            fired = proxy.fired + shots
-            proxy.arm(plan, shots)
-            servers.wait_until(lambda: proxy.fired >= fired, "the cut")  # noqa: B023
-            cell.load.more_answers(50)
-        assert cell.service.metric("uniqueid_transaction_retries_total") >= 3
-        never_ahead(cell)
-    if not cell.ambiguous:
-        assert cell.verdict.gaps == 0
-    else:
-        assert cell.verdict.gaps > 0
-
-
-def never_ahead(cell: Cell) -> None:
-    """Nothing was answered that the database had not done: it would seem to have gone back."""
-    assert cell.service.metric("uniqueid_counter_regressions_total") == 0
+    scenarios.cut(cell, proxy, plan)
 
 
 def test_all_connections_cut_again_and_again(network: str, proxy: Proxy, url: str) -> None:
     """Cuts at any moment, whatever the connection is used for."""
-    with Cell("connections reset at random", network, url, ambiguous=True) as cell:
-        for _time in range(20):
-            proxy.cut()
-            cell.load.more_answers(20)
-        never_ahead(cell)
+    scenarios.all_connections_cut_again_and_again(network, proxy, url)
 
 
 @pytest.mark.parametrize(
@@ -158,26 +112,12 @@ def test_slow_network(network: str, proxy: Proxy, url: str) -> None:
 
 def test_network_holds_everything(network: str, proxy: Proxy, url: str) -> None:
     """What is held for longer than the time-out may arrive later and belongs to nobody."""
-    with Cell("network holds, then delivers", network, url, ambiguous=True) as cell:
-        proxy.hold()
-        cell.load.more(is_503, "a 503")
-        proxy.go_on()
-        cell.load.more_answers(200)
+    scenarios.network_holds_everything(network, proxy, url)
 
 
 def test_connection_falls_silent_for_ever(network: str, proxy: Proxy, url: str) -> None:
     """A connection that stands and never answers is given up, and a new one made."""
-    with Cell("connection silent for ever", network, url, ambiguous=True) as cell:
-        proxy.silence()
-        cell.load.more(is_503, "a 503")
-        cell.load.more_answers(100)
-        # And when the silence begins while the service looks whether the database is back.
-        fired = proxy.fired + 1
-        proxy.arm(fall_silent, 1)
-        proxy.silence()
-        servers.wait_until(lambda: proxy.fired >= fired, "a sign of life asked for in vain")
-        cell.load.more_answers(100)
-        assert cell.service.get("/readyz")[0] == 200
+    scenarios.connection_falls_silent_for_ever(network, proxy, url)
 
 
 def test_disk_full_under_sqlite(tmp_path: Path) -> None:

@@ -8,83 +8,19 @@ import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
+import scenarios
 import servers
 from cell import NOTES, Cell, runs, worker
 from checker import check
 from history import is_fence_damaged, is_fence_unavailable
 from load import Load
-from test_faults_going_back import check_what_is_said
 
 from uniqueid.fence.file import CounterBound, read
 
 NewURL = Callable[[str], str]
-Restore = Callable[[], None]
-
-
-@pytest.fixture
-def fence(tmp_path: Path) -> Path:
-    """The file, in a directory of its own."""
-    (tmp_path / "fence").mkdir()
-    return tmp_path / "fence" / "fence.json"
-
-
-def settings(fence: Path, **more: str) -> dict[str, str]:
-    return {"fence_path": str(fence), **more}
-
-
-def backup(kind: str, url: str, request: pytest.FixtureRequest) -> Restore:
-    """A backup of the database as it is now; what is returned puts it back."""
-    if kind == "sqlite":
-        path = Path(url.removeprefix("sqlite:///"))
-        copy = path.with_name("copy.sqlite3")
-        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
-            source.backup(target)
-
-        def restore() -> None:
-            # As docs/operating.md has it.
-            for name in (path, f"{path}-wal", f"{path}-shm"):
-                Path(name).unlink(missing_ok=True)
-            path.write_bytes(copy.read_bytes())
-
-        return restore
-    server = request.getfixturevalue(f"hurt_{kind}")
-    database = url.rpartition("/")[2]
-    if kind == "mariadb":
-        dump = server.sql("SELECT id, `index` FROM uniqueindex", database).splitlines()
-        rows = [line.rsplit("\t", 1) for line in dump]
-
-        def restore() -> None:
-            values = ", ".join(f"('{mode}', {next_id})" for mode, next_id in rows)
-            server.sql(
-                f"SET NAMES utf8mb4; START TRANSACTION; DELETE FROM uniqueindex;"
-                f" INSERT INTO uniqueindex VALUES {values}; COMMIT",
-                database,
-            )
-
-        return restore
-    text = server.dump(database)
-
-    def restore() -> None:
-        server.sql(f"DROP DATABASE {database} WITH (FORCE)")
-        server.sql(f"CREATE DATABASE {database}")
-        server.sql(f"BEGIN;\n{text}\nCOMMIT;", database)
-
-    return restore
-
-
-def end(service: servers.Service, *, cleanly: bool) -> None:
-    """SIGTERM, or kill -9 of the master, which takes the worker along."""
-    serving = worker(service)
-    if cleanly:
-        service.signal(signal.SIGTERM)
-        assert service.wait() == 0
-    else:
-        service.kill()
-    servers.wait_until(lambda: not runs(serving), "the worker's end")
 
 
 @pytest.mark.parametrize(
@@ -95,18 +31,7 @@ def test_a_backup_is_restored_while_the_service_is_down(
     kind: str, policy: str, fence: Path, new_url: NewURL, request: pytest.FixtureRequest
 ) -> None:
     """After a clean stop and after kill -9: the fence knows what the database has lost."""
-    url = new_url(kind)
-    chosen = settings(fence, on_regression=policy)
-    with Cell(
-        f"restored while down, fence ({policy})", kind, url, ambiguous=True, settings=chosen
-    ) as cell:
-        restore = backup(kind, url, request)
-        for cleanly in (True, False):
-            cell.load.more_answers(200)
-            end(cell.service, cleanly=cleanly)
-            restore()
-            cell.service.start()
-            check_what_is_said(cell, policy)
+    scenarios.a_backup_is_restored_while_the_service_is_down(kind, policy, fence, new_url, request)
 
 
 def test_without_a_fence_the_same_restore_repeats_ids(
@@ -119,9 +44,9 @@ def test_without_a_fence_the_same_restore_repeats_ids(
         load = Load([service.port])
         load.start()
         load.more_answers(100)
-        restore = backup("sqlite", url, request)
+        restore = scenarios.backup("sqlite", url, request)
         load.more_answers(200)
-        end(service, cleanly=True)
+        scenarios.end(service, cleanly=True)
         restore()
         service.start()
         load.more_answers(100)
@@ -134,13 +59,17 @@ def test_a_clean_stop_and_a_reload_leave_no_gap(fence: Path, new_url: NewURL) ->
     """The lock goes from one process to the next, and the bound is brought back each time."""
     url = new_url("sqlite")
     with Cell(
-        "SIGTERM and SIGHUP, fence", "sqlite", url, ambiguous=False, settings=settings(fence)
+        "SIGTERM and SIGHUP, fence",
+        "sqlite",
+        url,
+        ambiguous=False,
+        settings=scenarios.fence_settings(fence),
     ) as cell:
         before = worker(cell.service)
         cell.service.signal(signal.SIGHUP)
         servers.wait_until(lambda: not runs(before), "the old worker's end")
         cell.load.more_answers(100)
-        end(cell.service, cleanly=True)
+        scenarios.end(cell.service, cleanly=True)
         cell.service.start()
         cell.load.more_answers(100)
     assert cell.verdict.gaps == 0
@@ -148,7 +77,7 @@ def test_a_clean_stop_and_a_reload_leave_no_gap(fence: Path, new_url: NewURL) ->
 
 def test_the_built_in_server_stops_cleanly_too(fence: Path, new_url: NewURL) -> None:
     """It brings the bound back to the exact value as well."""
-    service = servers.BuiltIn(new_url("sqlite"), **settings(fence))
+    service = servers.BuiltIn(new_url("sqlite"), **scenarios.fence_settings(fence))
     with servers.running(service):
         service.allocate("file", 5)
         assert [bound.limit > bound.committed for bound in read(str(fence)).values()] == [True]
@@ -166,7 +95,11 @@ def test_the_fence_is_lost_or_truncated(fence: Path, new_url: NewURL) -> None:
         "is damaged": lambda: os.truncate(fence, fence.stat().st_size // 2),
     }
     with Cell(
-        "fence lost, truncated", "sqlite", url, ambiguous=True, settings=settings(fence)
+        "fence lost, truncated",
+        "sqlite",
+        url,
+        ambiguous=True,
+        settings=scenarios.fence_settings(fence),
     ) as cell:
         service = cell.service
         for number, (why, do) in enumerate(spoil.items()):
@@ -174,7 +107,7 @@ def test_the_fence_is_lost_or_truncated(fence: Path, new_url: NewURL) -> None:
             cell.load.more_answers(50)
             assert service.get("/readyz")[0] == 200
             assert service.log.read_text().count("removed or changed") == number + 1
-            end(service, cleanly=number == 1)
+            scenarios.end(service, cleanly=number == 1)
             do()
             service.start()
             cell.load.more(is_fence_damaged, "a refusal since the fence is gone")
@@ -197,7 +130,9 @@ def test_each_of_several_services_knows_its_own_ids_alone(
     services = []
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        services.append(servers.Service(url, **settings(tmp_path / name / "fence.json")))
+        services.append(
+            servers.Service(url, **scenarios.fence_settings(tmp_path / name / "fence.json"))
+        )
     one, other = services
     with servers.running(one), contextlib.ExitStack() as stack:
         assert one.allocate("file", 10) == (1, 10)
@@ -212,10 +147,10 @@ def test_each_of_several_services_knows_its_own_ids_alone(
         assert one.get("/readyz")[0] == 200
         other.cmd("fence", "--adopt")
         servers.wait_until(lambda: other.get("/readyz")[0] == 200, "the other being ready")
-        restore = backup("postgresql", url, request)
+        restore = scenarios.backup("postgresql", url, request)
         assert other.allocate("file", 10) == (11, 20)
         for service in services:
-            end(service, cleanly=True)
+            scenarios.end(service, cleanly=True)
         restore()
         one.start()
         assert one.allocate("file", 5) == (11, 15), "it cannot know"
@@ -247,7 +182,7 @@ def test_the_fence_is_on_a_full_disk(small_disk: Path, new_url: NewURL) -> None:
     """What cannot be fenced is a 503; with room again the service answers again."""
     url = new_url("sqlite")
     # So small that the committer has to write the fence again and again.
-    chosen = settings(small_disk / "fence.json", fence_window="1000")
+    chosen = scenarios.fence_settings(small_disk / "fence.json", fence_window="1000")
     with Cell(
         "fence on a full disk", "sqlite", url, ambiguous=True, settings=chosen, alone=False
     ) as cell:

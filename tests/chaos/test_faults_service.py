@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import scenarios
 import servers
 from cell import Cell, children, runs, worker
 from load import MODES, hang_up
@@ -17,13 +17,7 @@ NewURL = Callable[[str], str]
 
 def test_kill_9_of_the_worker(kind: str, new_url: NewURL) -> None:
     """uWSGI's master starts another worker, which goes on above everything."""
-    with Cell("kill -9 of the worker", kind, new_url(kind), ambiguous=False) as cell:
-        for _time in range(2):
-            before = worker(cell.service)
-            os.kill(before, signal.SIGKILL)
-            servers.wait_until(lambda: not runs(before), "the worker's end")  # noqa: B023
-            cell.load.more_answers(100)
-            assert worker(cell.service) != before
+    scenarios.kill_9_of_the_worker(kind, new_url)
 
 
 def test_kill_9_of_the_master(kind: str, new_url: NewURL) -> None:
@@ -49,22 +43,7 @@ def test_graceful_reload(kind: str, new_url: NewURL) -> None:
 
 def test_sigterm(kind: str, new_url: NewURL) -> None:
     """SIGTERM answers what was accepted and ends with 0: what was committed was answered."""
-    end_and_start(Cell("SIGTERM", kind, new_url(kind), ambiguous=False), times=2)
-
-
-def end_and_start(cell: Cell, times: int) -> None:
-    """End the service of a cell in an orderly way, and start it again, some times."""
-    with cell:
-        for _time in range(times):
-            before = worker(cell.service)
-            cell.service.signal(signal.SIGTERM)
-            assert cell.service.wait() == 0
-            assert not runs(before)
-            # What uWSGI says when it kills a worker that does not end by itself.
-            assert "NO MERCY" not in cell.service.log.read_text()
-            cell.service.start()
-            cell.load.more_answers(100)
-    assert cell.verdict.gaps == 0
+    scenarios.end_and_start(Cell("SIGTERM", kind, new_url(kind), ambiguous=False), times=2)
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -72,15 +51,7 @@ def test_several_services_on_one_database(network: str, processes: int, new_url:
     """Independent services share the counters, also while one of them is killed."""
     fault = f"{processes} services, one killed"
     url = new_url(network)
-    share(Cell(fault, network, url, ambiguous=False, processes=processes, clients=24))
-
-
-def share(cell: Cell) -> None:
-    """Have the services of a cell serve at the same time, and kill the last."""
-    with cell:
-        cell.load.more_answers(600)
-        os.kill(worker(cell.services[-1]), signal.SIGKILL)
-        cell.load.more_answers(300)
+    scenarios.share(Cell(fault, network, url, ambiguous=False, processes=processes, clients=24))
 
 
 def test_clients_hang_up(kind: str, new_url: NewURL) -> None:

@@ -1,4 +1,4 @@
-"""The image, made once for all tests."""
+"""The image, made once for all tests, and a user of the chart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import cluster
 import containers
+import helm
+from helm_user import User
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +36,10 @@ def data(tmp_path: Path) -> Path:
     directory.mkdir()
     os.chown(directory, 10001, 10001)
     return directory
+
+
+@pytest.fixture(params=helm.MAJORS, ids=["helm3", "helm4"])
+def user(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[User]:
+    """A user of each version of Helm with an empty cluster."""
+    with cluster.Cluster() as empty:
+        yield User(empty, tmp_path, request.param)

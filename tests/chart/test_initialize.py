@@ -16,10 +16,8 @@ import cases
 import helm
 import pytest
 import servers
+from helm_user import User
 from servers import BIN
-from test_release import CHART, User, user
-
-__all__ = ["user"]
 
 NO_CREATE = ["pacifica-uniqueid-cmd", "dbsync", "--no-create"]
 MYSQL = {
@@ -78,7 +76,7 @@ def test_an_installation_may_create_tables_for_an_hour(user: User, tmp_path: Pat
 def test_no_upgrade_may(user: User, option: str, tmp_path: Path) -> None:
     """Whatever happens to the values, and whatever database they lead to."""
     user.install(values=MYSQL)
-    arguments = ["upgrade", "uniqueid", str(CHART), "--set", "image.pullPolicy=IfNotPresent"]
+    arguments = ["upgrade", "uniqueid", str(helm.CHART), "--set", "image.pullPolicy=IfNotPresent"]
     user.helm(*arguments, *([option] if option else []))
     assert dbsync(user.template()["spec"]) == NO_CREATE
     refused(run(NO_CREATE, f"sqlite:///{tmp_path}/db.sqlite3"))

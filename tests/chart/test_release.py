@@ -7,7 +7,6 @@ all that it names exists.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -18,69 +17,9 @@ from typing import Any
 import cases
 import cluster
 import helm
-import pytest
 import yaml
+from helm_user import User
 from servers import CHECKOUT
-
-CHART = helm.CHART
-
-
-class User:
-    """Somebody with Helm, kubectl and a cluster."""
-
-    def __init__(self, where: cluster.Cluster, home: Path, major: int) -> None:
-        self.cluster = where
-        self.major = major
-        self.environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(home),
-            "KUBECONFIG": str(where.kubeconfig(home / "kubeconfig")),
-        }
-        self.home = home
-
-    def run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [str(helm.tool(program, self.major)), *arguments]
-        return subprocess.run(
-            command,
-            env=self.environment,
-            cwd=CHECKOUT,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-
-    def helm(self, *arguments: str, values: object = None) -> str:
-        """Helm, which must succeed."""
-        if values is not None:
-            file = self.home / "values.yaml"
-            file.write_text(yaml.safe_dump(values))
-            arguments = (*arguments, "-f", str(file))
-        answer = self.run("helm", *arguments)
-        assert answer.returncode == 0, (arguments, answer.stdout, answer.stderr)
-        assert self.cluster.stuck == []
-        return answer.stdout
-
-    def install(self, verb: str = "install", values: object = None, chart: Path = CHART) -> str:
-        """Install or upgrade, without a wait: in this cluster everything is ready at once."""
-        return self.helm(verb, "uniqueid", str(chart), "--timeout", "100s", values=values)
-
-    def template(self) -> Any:
-        """The template of the service's pods."""
-        deployment = self.cluster.get("Deployment", "uniqueid")
-        assert deployment is not None
-        return deployment["spec"]["template"]
-
-    def secret(self, name: str, **data: str) -> None:
-        """Make a Secret, or replace it."""
-        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}}
-        self.cluster.put({**secret, "stringData": data})
-
-
-@pytest.fixture(params=helm.MAJORS, ids=["helm3", "helm4"])
-def user(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[User]:
-    """A user of each version of Helm with an empty cluster."""
-    with cluster.Cluster() as empty:
-        yield User(empty, tmp_path, request.param)
 
 
 def left(where: cluster.Cluster) -> set[tuple[str, str]]:
@@ -94,7 +33,7 @@ def left(where: cluster.Cluster) -> set[tuple[str, str]]:
 def test_a_release_comes_changes_and_goes_but_for_its_counters(user: User) -> None:
     """Install, test, upgrade, roll back, uninstall, install again: always on the same claim."""
     wait = ("--wait", "--timeout", "100s")
-    notes = user.helm("install", "uniqueid", str(CHART), *wait)
+    notes = user.helm("install", "uniqueid", str(helm.CHART), *wait)
     assert "helm -n science test uniqueid" in notes
     assert {one for one in left(user.cluster) if one[0] != "Secret"} == {
         ("Deployment", "uniqueid"),
@@ -233,7 +172,7 @@ def test_an_upgrade_that_reuses_the_values_of_an_older_chart(user: User, tmp_pat
     user.secret("counters", password="x")
     user.install(values=cases.MYSQL, chart=copy)
     for option in ("--reuse-values", "--reset-then-reuse-values"):
-        user.helm("upgrade", "uniqueid", str(CHART), option, "--set", "replicas=2")
+        user.helm("upgrade", "uniqueid", str(helm.CHART), option, "--set", "replicas=2")
         deployment = user.cluster.get("Deployment", "uniqueid")
         assert deployment is not None
         assert deployment["spec"]["replicas"] == 2
@@ -290,7 +229,7 @@ def test_a_hook_that_fails_leaves_its_job_for_an_hour(user: User) -> None:
     user.cluster.failing.add("uniqueid-dbsync")
     file = user.home / "values.yaml"
     file.write_text(yaml.safe_dump(values))
-    answer = user.run("helm", "install", "uniqueid", str(CHART), "-f", str(file))
+    answer = user.run("helm", "install", "uniqueid", str(helm.CHART), "-f", str(file))
     assert answer.returncode != 0
     user.helm("uninstall", "uniqueid", "--wait")
     assert left(user.cluster) == {("Job", "uniqueid-dbsync")}
@@ -363,8 +302,8 @@ def _type_all(user: User) -> None:
     assert sum(command[0] == "kubectl" for command in found) > 4
     user.secret("uniqueid-database", password="x")
     user.secret("tokens", allocate="x")
-    user.helm("install", "uniqueid", str(CHART))
-    user.helm("upgrade", "uniqueid", str(CHART))
+    user.helm("install", "uniqueid", str(helm.CHART))
+    user.helm("upgrade", "uniqueid", str(helm.CHART))
     for program, *arguments in found:
         if not arguments[1:]:
             # Only named in a sentence.
@@ -378,7 +317,7 @@ def _type_all(user: User) -> None:
         if (stopped or "deploy/uniqueid" in arguments) and stopped != is_stopped:
             value = f"maintenance.enabled={str(stopped).lower()}"
             options = ("--reset-then-reuse-values", "--set", value)
-            user.helm("upgrade", "uniqueid", str(CHART), *options)
+            user.helm("upgrade", "uniqueid", str(helm.CHART), *options)
         if arguments[:2] == ["create", "secret"]:
             user.cluster.objects.pop(("", "secrets", "science", arguments[3]), None)
         answer = user.run(program, *arguments)
@@ -390,7 +329,7 @@ def _type_all(user: User) -> None:
             assert answer.returncode == 0, (arguments, answer.stderr)
         assert user.cluster.stuck == []
         if arguments[0] == "uninstall":
-            user.helm("install", "uniqueid", str(CHART))
+            user.helm("install", "uniqueid", str(helm.CHART))
 
 
 def test_every_documented_file_of_values_renders() -> None:

@@ -7,15 +7,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pony.orm import db_session
-from psycopg2 import extensions
 
-from uniqueid.database.dialects.postgresql_provider import wait_for_answer
 from uniqueid.database.errors import Cause
 from uniqueid.errors import (
     MAX_ID,
@@ -28,48 +25,8 @@ from uniqueid.fence.file import read
 from uniqueid.fence.store import FencedStore
 from uniqueid.model import CounterUpdate
 
-from .conftest import Direct
-from .test_journal import entry, record
-from .test_store import kill_sessions
-
-
-@contextmanager
-def round_trips(direct: Direct, kind: str) -> Iterator[list[str]]:
-    """What is sent to the database meanwhile, each of which waits for an answer.
-
-    Of PostgreSQL's driver it can only be seen that something is.
-    """
-    sent: list[str] = []
-    connection = direct.store.database.provider.pool.con
-    if kind == "sqlite":
-        connection.set_trace_callback(sent.append)
-        try:
-            yield sent
-        finally:
-            connection.set_trace_callback(None)
-    elif kind == "mariadb":
-        execute = connection._execute_command
-
-        def note(command: int, sql: Any) -> Any:
-            sent.append(sql.decode() if isinstance(sql, bytes) else sql)
-            return execute(command, sql)
-
-        connection._execute_command = note
-        try:
-            yield sent
-        finally:
-            del connection._execute_command
-    else:
-
-        def wait(waiting: Any) -> None:
-            sent.append("")
-            wait_for_answer(waiting)
-
-        extensions.set_wait_callback(wait)
-        try:
-            yield sent
-        finally:
-            extensions.set_wait_callback(wait_for_answer)
+from .direct import Direct, kill_sessions, round_trips
+from .records import entry, record
 
 
 @pytest.fixture

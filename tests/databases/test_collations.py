@@ -24,10 +24,8 @@ from uniqueid.fence.file import CounterBound, read, write
 from uniqueid.fence.store import FencedStore
 from uniqueid.monitoring.health import HealthCheck
 
-from .conftest import Direct
-from .test_alone import round_trips
-from .test_journal import entry, placed, record
-from .test_store import kill_sessions
+from .direct import Direct, kill_sessions, round_trips
+from .records import entry, placed, record
 
 
 class Pair(NamedTuple):

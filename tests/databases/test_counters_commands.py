@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from servers import BIN, CHECKOUT
 
-from .conftest import Direct
+from .direct import Direct
 
 
 def cmd(url: str, *arguments: str) -> str:

@@ -8,13 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from pony.orm import db_session
 
 from uniqueid.allocation.allocator import Allocator
 from uniqueid.fence.store import FencedStore
 
-from .conftest import Direct
-from .test_journal import entry
+from .direct import Direct, lower, run_sql
+from .records import entry
 
 TRIGGERS = {
     "sqlite": [
@@ -53,24 +52,6 @@ TRIGGERS = {
         ),
     ],
 }
-
-
-def run_sql(direct: Direct, *statements: str) -> None:
-    """Run statements as they are, in one transaction."""
-    direct.store.open()
-    with db_session(ddl=True):
-        cursor = direct.store.database.get_connection().cursor()
-        for statement in statements:
-            cursor.execute(statement)
-
-
-def lower(direct: Direct, mode: str, next_id: int) -> None:
-    """Set a counter back, as a restored or lagging database would have it."""
-    quote = '"' if direct.store.url.kind != "mysql" else "`"
-    run_sql(
-        direct,
-        f"UPDATE uniqueindex SET {quote}index{quote} = {next_id} WHERE id = '{mode}'",
-    )
 
 
 @pytest.mark.parametrize("fenced", [False, True], ids=["", "fence"])

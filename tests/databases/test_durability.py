@@ -15,7 +15,7 @@ from uniqueid.database.dialects import DIALECTS
 from uniqueid.database.durability import DurabilityMonitor
 from uniqueid.errors import UnsafeSession
 
-from .conftest import Direct
+from .direct import Direct
 
 WEAK_MARIADB = (
     "--log-bin",

@@ -13,7 +13,7 @@ from pony.orm import OperationalError, db_session
 from pony.orm.dbproviders import mysql, postgres
 from servers import MariaDB, PostgreSQL, wait_until
 
-from .conftest import Direct
+from .direct import Direct
 
 _SESSION = {"mariadb": "SELECT CONNECTION_ID()", "postgresql": "SELECT pg_backend_pid()"}
 _KILL = {"mariadb": "KILL {}", "postgresql": "SELECT pg_terminate_backend({})"}

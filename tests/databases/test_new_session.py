@@ -13,10 +13,8 @@ from uniqueid.allocation.allocator import Allocator
 from uniqueid.errors import CounterRegressed
 from uniqueid.fence.store import FencedStore
 
-from .conftest import Direct
-from .test_counters_only_increase import lower, run_sql
-from .test_journal import entry
-from .test_store import kill_sessions
+from .direct import Direct, kill_sessions, lower, run_sql
+from .records import entry
 
 Replace = Callable[..., None]
 

@@ -12,18 +12,9 @@ from pony.orm import db_session
 from uniqueid.database import schema
 from uniqueid.errors import DatabaseUnavailable, SchemaError
 
-from .conftest import Direct
+from .direct import Direct, run
 
 OLD = 'CREATE TABLE uniqueindex ("id" VARCHAR(255) NOT NULL PRIMARY KEY, "index" INTEGER NOT NULL)'
-
-
-def run(direct: Direct, *statements: str) -> None:
-    direct.store.open()
-    for statement in statements:
-        with db_session:
-            if direct.store.url.kind == "mysql":
-                statement = statement.replace('"', "`")
-            direct.store.database.execute(statement, {}, {})
 
 
 def rows(direct: Direct) -> set[tuple[str, int]]:

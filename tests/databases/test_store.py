@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from pony.orm import db_session
-from servers import MariaDB, PostgreSQL
+from servers import MariaDB
 
 from uniqueid.database import schema
 from uniqueid.database.errors import Cause
@@ -25,7 +25,7 @@ from uniqueid.errors import (
 )
 from uniqueid.model import CounterUpdate
 
-from .conftest import Direct
+from .direct import Direct, apart, kill_sessions
 
 MODES = [
     "file",
@@ -292,35 +292,6 @@ def test_a_session_that_the_server_ended_is_replaced(
     assert direct.store.counters() == {"file": 12}
     kill_sessions(direct, kind, request)
     direct.store.ping()
-
-
-def apart(direct: Direct, method: str, *arguments: Any, **options: Any) -> Any:
-    """Call in another thread, as another process would: Pony has one session a thread."""
-
-    def call() -> Any:
-        try:
-            return getattr(direct, method)(*arguments, **options)
-        finally:
-            direct.store.disconnect()
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(call).result()
-
-
-def kill_sessions(direct: Direct, kind: str, request: pytest.FixtureRequest) -> None:
-    """End the server's side of every session on the database; SQLite has none."""
-    if kind == "mariadb":
-        server: MariaDB = request.getfixturevalue("mariadb")
-        name = direct.store.url.database
-        ids = server.sql(f"SELECT id FROM information_schema.processlist WHERE db = '{name}'")
-        for number in ids.split():
-            server.sql(f"KILL CONNECTION {number}")
-    elif kind == "postgresql":
-        postgres: PostgreSQL = request.getfixturevalue("postgresql")
-        postgres.sql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            f" WHERE datname = '{direct.store.url.database}'"
-        )
 
 
 def test_the_update_is_guarded_even_on_a_new_connection(direct: Direct) -> None:

@@ -17,8 +17,7 @@ from uniqueid.database import schema
 from uniqueid.database.dialects.sqlite import SQLite
 from uniqueid.errors import SchemaError, UnsafeSession
 
-from .conftest import Direct
-from .test_schema import run
+from .direct import Direct, run
 
 REPAIR = "add missing unique keys"
 
