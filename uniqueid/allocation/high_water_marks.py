@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 
 class HighWaterMarks(Mapping[str, int]):
@@ -26,6 +27,10 @@ class HighWaterMarks(Mapping[str, int]):
 
     def __getitem__(self, counter: str) -> int:
         return self._marks[counter]
+
+    def get(self, counter: str, default: Any = None) -> Any:
+        """A mark, without the exception that Mapping's own `get` handles where there is none."""
+        return self._marks.get(counter, default)
 
     def __contains__(self, counter: object) -> bool:
         return counter in self._marks

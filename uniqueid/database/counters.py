@@ -143,10 +143,10 @@ class Counters:
         if position is None or not position.exclusive or count == 0:
             return None
         next_id = position.next_id
-        if next_id < high_water_marks.get(position.counter, 1) or next_id < high_water_marks.get(
-            mode, 1
-        ):
-            return None
+        # The counter may be spelled in another way.
+        for name in {mode, position.counter}:
+            if next_id < high_water_marks.get(name, 1):
+                return None
         return position if next_id <= MAX_ID + 1 - count else None
 
     def advance_single(

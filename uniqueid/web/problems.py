@@ -15,6 +15,7 @@ from uniqueid import errors
 log = logging.getLogger(__name__)
 
 JSON = {"Content-Type": "application/json"}
+_JSON_TYPE = ("Content-Type", "application/json")
 
 StartResponse = Callable[..., Any]
 Environ = dict[str, Any]
@@ -129,7 +130,7 @@ def respond(response: HTTPResponse | str, start_response: StartResponse) -> list
     """Start a response and return its body."""
     if isinstance(response, str):
         body = response.encode()
-        start_response("200 OK", [*JSON.items(), ("Content-Length", str(len(body)))])
+        start_response("200 OK", [_JSON_TYPE, ("Content-Length", str(len(body)))])
     else:
         body = response.body.encode()
         response.set_header("Content-Length", len(body))

@@ -28,7 +28,7 @@ class RequestTarget:
         if environ.get("SERVER_PROTOCOL", "HTTP/1.1") not in _PROTOCOLS:
             # uWSGI ends the target at the first blank, and takes what follows for the protocol.
             raise http_problem(400, "Bad Request", "the target has a blank in it")
-        if (origin := _ORIGIN.match(path)) is not None:
+        if not path.startswith("/") and (origin := _ORIGIN.match(path)) is not None:
             path = environ["PATH_INFO"] = path[origin.end() :] or "/"
         if not environ.get("REQUEST_METHOD") or not path.startswith("/"):
             raise http_problem(400, "Bad Request", "this is no HTTP request")
