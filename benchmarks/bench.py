@@ -263,7 +263,7 @@ def contestants(
         stack.callback(needed.remove)
         with pinned(load):
             needed.start()
-    # The old service does not decode what is in its URL.
+    # The legacy service does not decode what is in its URL.
     mariadb.sql("CREATE USER plain IDENTIFIED BY 'plain'; GRANT ALL ON `test_%`.* TO plain")
     numbers = iter(range(100))
 

@@ -61,7 +61,7 @@ def modes(mariadb: servers.MariaDB, cpu: int | None, load: set[int]) -> None:
         script = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "modes.lua"
 
         def ask(service: Ours, number: int) -> str:
-            """Load a service with requests for so many modes in turn; what wrk says."""
+            """Load a service with requests for this many modes in turn; what wrk says."""
             script.write_text(SPREAD.replace("NUMBER", str(number)))
             return wrk(service.url, 64, SECONDS, load, "-s", str(script))
 
@@ -161,7 +161,7 @@ def transactions(service: Ours) -> tuple[float, float]:
 
 
 def starts() -> None:
-    """Seconds to the first answer and memory after it, beside the old service's."""
+    """Seconds to the first answer and memory after it, beside the legacy service's."""
     print("\nStart and memory, SQLite")
     with tempfile.TemporaryDirectory() as directory:
         for name, server in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import hostile
+import faulty_proxy
 import pytest
 import servers
 
@@ -18,7 +18,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Servic
 
 
 @pytest.fixture
-def proxy(service: servers.Service) -> Iterator[hostile.Proxy]:
+def proxy(service: servers.Service) -> Iterator[faulty_proxy.Proxy]:
     """A faulty proxy in front of it."""
-    with hostile.Proxy(service.port) as proxy:
+    with faulty_proxy.Proxy(service.port) as proxy:
         yield proxy

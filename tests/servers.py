@@ -35,13 +35,13 @@ START_TIMEOUT = 60
 
 
 PORTS = range(10_000, 32_768)
-"""Below those which Linux gives to whoever asks for any port, a client's included."""
+"""Below those which Linux gives to a process that asks for any port, a client's included."""
 _ports: deque[int] = deque()
 _ports_lock = threading.Lock()
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 which nobody uses, and which no other process of tests is given.
+    """A port of 127.0.0.1 which is not used, and which no other process of tests is given.
 
     Between this call and the moment when a server listens, or while it is down, the system would
     give the port away. What this process was given is kept by a lock on one byte of a common file.

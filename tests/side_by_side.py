@@ -32,7 +32,7 @@ def group(nodeid: str) -> str:
 
 
 class Groups(LoadScopeScheduling):
-    """Hands out groups, in the order in which the tests were collected."""
+    """Assigns groups, in the order in which the tests were collected."""
 
     def __init__(self, config: pytest.Config, log: Producer) -> None:
         super().__init__(config, log)

@@ -30,14 +30,14 @@ from uniqueid.model import Allocation, AllocationRecord
 from uniqueid.monitoring.metrics import Metrics
 
 
-class Crowd:
+class ConcurrentCallers:
     """Callers in threads of their own, who arrive one after the other."""
 
     def __init__(self, allocator: Allocator, pool: ThreadPoolExecutor) -> None:
         self.allocator = allocator
         self.pool = pool
 
-    def ask(self, mode: str, count: int) -> Future[Allocation]:
+    def request(self, mode: str, count: int) -> Future[Allocation]:
         """Let one more caller wait; it stands in the queue when this returns."""
         before = self.allocator.waiting
         future = self.pool.submit(self.allocator.allocate, mode, count)
@@ -62,15 +62,15 @@ def allocator(store: FakeStore, request: pytest.FixtureRequest) -> Iterator[Allo
 
 
 @pytest.fixture
-def crowd(allocator: Allocator) -> Iterator[Crowd]:
+def callers(allocator: Allocator) -> Iterator[ConcurrentCallers]:
     with ThreadPoolExecutor(64) as pool:
-        yield Crowd(allocator, pool)
+        yield ConcurrentCallers(allocator, pool)
 
 
-def hold_up(store: FakeStore, crowd: Crowd) -> Future[Allocation]:
+def hold_up(store: FakeStore, callers: ConcurrentCallers) -> Future[Allocation]:
     """Close the gate with one request behind it; the next ones have to wait."""
     store.gate.clear()
-    future = crowd.pool.submit(crowd.allocator.allocate, "first", 1)
+    future = callers.pool.submit(callers.allocator.allocate, "first", 1)
     assert store.arrived.acquire(timeout=30)
     return future
 
@@ -81,10 +81,12 @@ def test_ranges_of_a_mode_follow_each_other_from_1(allocator: Allocator) -> None
     assert allocator.allocate("upload_job", 1).first == 1
 
 
-def test_requests_that_wait_share_one_transaction(store: FakeStore, crowd: Crowd) -> None:
+def test_requests_that_wait_share_one_transaction(
+    store: FakeStore, callers: ConcurrentCallers
+) -> None:
     """What arrives during a commit is added up per mode for the next one."""
-    first = hold_up(store, crowd)
-    others = [crowd.ask(mode, count) for mode, count in [("a", 3), ("b", 5), ("a", 4)] * 10]
+    first = hold_up(store, callers)
+    others = [callers.request(mode, count) for mode, count in [("a", 3), ("b", 5), ("a", 4)] * 10]
     store.gate.set()
     assert first.result(30).first == 1
     assert [future.result(30).first for future in others[:3]] == [1, 1, 4]
@@ -99,10 +101,12 @@ def test_a_lone_request_does_not_wait_for_company(allocator: Allocator, store: F
     assert store.transactions == [{"file": 1}] * 3
 
 
-def test_nobody_is_answered_before_the_commit(store: FakeStore, crowd: Crowd) -> None:
+def test_no_request_is_answered_before_the_commit(
+    store: FakeStore, callers: ConcurrentCallers
+) -> None:
     """While the transaction is held up there is no answer."""
-    first = hold_up(store, crowd)
-    second = crowd.ask("a", 1)
+    first = hold_up(store, callers)
+    second = callers.request("a", 1)
     assert not first.done()
     assert not second.done()
     store.gate.set()
@@ -113,9 +117,9 @@ def test_a_batch_is_bounded(store: FakeStore) -> None:
     """More requests than batch_size are several transactions."""
     allocator = Allocator(store, batch_size=4)
     with ThreadPoolExecutor(64) as pool:
-        crowd = Crowd(allocator, pool)
-        hold_up(store, crowd)
-        futures = [crowd.ask("a", 1) for _ in range(10)]
+        callers = ConcurrentCallers(allocator, pool)
+        hold_up(store, callers)
+        futures = [callers.request("a", 1) for _ in range(10)]
         store.gate.set()
         assert sorted(future.result(30).first for future in futures) == list(range(1, 11))
     assert [sum(totals.values()) for totals in store.transactions] == [1, 4, 4, 2]
@@ -126,9 +130,9 @@ def test_a_full_queue_refuses_at_once(store: FakeStore) -> None:
     """One more than queue_size is an Overloaded; those in the queue are served."""
     allocator = Allocator(store, queue_size=2)
     with ThreadPoolExecutor(8) as pool:
-        crowd = Crowd(allocator, pool)
-        hold_up(store, crowd)
-        futures = [crowd.ask("a", 1), crowd.ask("a", 1)]
+        callers = ConcurrentCallers(allocator, pool)
+        hold_up(store, callers)
+        futures = [callers.request("a", 1), callers.request("a", 1)]
         with pytest.raises(Overloaded, match="2 requests"):
             allocator.allocate("a", 1)
         store.gate.set()
@@ -136,11 +140,13 @@ def test_a_full_queue_refuses_at_once(store: FakeStore) -> None:
     assert allocator.close(30)
 
 
-def test_only_what_does_not_fit_fails_when_a_counter_ends(store: FakeStore, crowd: Crowd) -> None:
+def test_only_what_does_not_fit_fails_when_a_counter_ends(
+    store: FakeStore, callers: ConcurrentCallers
+) -> None:
     """The others of the batch get their IDs, up to the very last one."""
     store.values["a"] = MAX_ID - 9
-    hold_up(store, crowd)
-    asked = [crowd.ask("a", count) for count in (4, 7, 6, 1)] + [crowd.ask("b", 2)]
+    hold_up(store, callers)
+    asked = [callers.request("a", count) for count in (4, 7, 6, 1)] + [callers.request("b", 2)]
     store.gate.set()
     assert asked[0].result(30).first == MAX_ID - 9
     with pytest.raises(CounterExhausted, match="mode 'a' has 6 IDs left"):
@@ -152,22 +158,24 @@ def test_only_what_does_not_fit_fails_when_a_counter_ends(store: FakeStore, crow
     assert store.values["a"] == MAX_ID + 1
 
 
-def test_a_mode_that_is_refused_fails_alone(store: FakeStore, crowd: Crowd) -> None:
+def test_a_mode_that_is_refused_fails_alone(store: FakeStore, callers: ConcurrentCallers) -> None:
     """The rest of its batch goes through."""
     store.outcomes["new"] = TooManyModes("new", 1)
-    hold_up(store, crowd)
-    refused, served = crowd.ask("new", 1), crowd.ask("file", 1)
+    hold_up(store, callers)
+    refused, served = callers.request("new", 1), callers.request("file", 1)
     store.gate.set()
     with pytest.raises(TooManyModes):
         refused.result(30)
     assert served.result(30).first == 1
 
 
-def test_a_locked_mode_waits_without_the_others(store: FakeStore, crowd: Crowd) -> None:
-    """It is tried again by itself and gets its IDs when the lock is gone."""
+def test_a_locked_mode_waits_without_the_others(
+    store: FakeStore, callers: ConcurrentCallers
+) -> None:
+    """It is retried automatically and gets its IDs when the lock is gone."""
     store.outcomes["locked"] = ModeBusy("locked")
-    locked = crowd.ask("locked", 5)
-    assert crowd.ask("file", 1).result(30).first == 1
+    locked = callers.request("locked", 5)
+    assert callers.request("file", 1).result(30).first == 1
     wait_until(lambda: len(store.transactions) >= 3, "another try")
     assert not locked.done()
     del store.outcomes["locked"]
@@ -175,7 +183,7 @@ def test_a_locked_mode_waits_without_the_others(store: FakeStore, crowd: Crowd) 
 
 
 def test_a_locked_mode_is_given_up_at_the_deadline(store: FakeStore) -> None:
-    """Somebody who locks a counter for ever does not hold a caller for ever."""
+    """A transaction that locks a counter forever does not block a caller forever."""
     store.outcomes["locked"] = ModeBusy("locked")
     allocator = Allocator(store, request_timeout=0.5)
     with pytest.raises(DatabaseUnavailable):
@@ -184,11 +192,14 @@ def test_a_locked_mode_is_given_up_at_the_deadline(store: FakeStore) -> None:
 
 
 def test_an_unexpected_error_fails_its_batch_and_not_the_committer(
-    allocator: Allocator, store: FakeStore, crowd: Crowd, caplog: pytest.LogCaptureFixture
+    allocator: Allocator,
+    store: FakeStore,
+    callers: ConcurrentCallers,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The next request is served, and the log has an error of a batch once, whoever asked."""
-    first = hold_up(store, crowd)
-    waiting = [crowd.ask("file", 1) for _ in range(5)]
+    """The next request is served, and the log has an error of a batch once."""
+    first = hold_up(store, callers)
+    waiting = [callers.request("file", 1) for _ in range(5)]
     store.errors = [ZeroDivisionError("alone"), ZeroDivisionError("five")]
     with caplog.at_level(logging.ERROR, "uniqueid"):
         store.gate.set()
@@ -206,12 +217,12 @@ def test_an_unexpected_error_fails_its_batch_and_not_the_committer(
 
 
 def test_a_database_that_is_down_refuses_all_who_wait_and_those_who_come(
-    allocator: Allocator, store: FakeStore, crowd: Crowd
+    allocator: Allocator, store: FakeStore, callers: ConcurrentCallers
 ) -> None:
-    """Each learns of it at once and not at its own deadline; then it answers by itself again."""
+    """Each learns of it at once and not at its own deadline; then the service recovers."""
     store.ping_error = DatabaseUnavailable("still gone")
-    hold_up(store, crowd)
-    waiting = [crowd.ask("a", 1) for _ in range(20)]
+    hold_up(store, callers)
+    waiting = [callers.request("a", 1) for _ in range(20)]
     store.errors = [DatabaseUnavailable("gone")]
     store.gate.set()
     for future in waiting:
@@ -228,11 +239,11 @@ def test_a_database_that_is_down_refuses_all_who_wait_and_those_who_come(
 
 
 def test_a_database_that_hangs_is_found_out_once(store: FakeStore) -> None:
-    """After the first time-out nobody else waits for the whole of his, until it answers."""
+    """After the first time-out no other request waits for all of its own, until it answers."""
     allocator = Allocator(store, request_timeout=0.5)
     with ThreadPoolExecutor(8) as pool:
-        crowd = Crowd(allocator, pool)
-        first = hold_up(store, crowd)
+        callers = ConcurrentCallers(allocator, pool)
+        first = hold_up(store, callers)
         with pytest.raises(DatabaseUnavailable, match=r"within 0\.5 seconds"):
             first.result(30)
         wait_until(lambda: allocator.unavailable is not None, "the hang being noticed")
@@ -245,11 +256,11 @@ def test_a_database_that_hangs_is_found_out_once(store: FakeStore) -> None:
 
 
 def test_a_request_that_gave_up_in_the_queue_takes_no_ids(store: FakeStore) -> None:
-    """What nobody waits for is not allocated."""
+    """A request without a caller is not allocated."""
     allocator = Allocator(store, request_timeout=0.5)
     with ThreadPoolExecutor(8) as pool:
-        crowd = Crowd(allocator, pool)
-        futures = [hold_up(store, crowd), crowd.ask("late", 1)]
+        callers = ConcurrentCallers(allocator, pool)
+        futures = [hold_up(store, callers), callers.request("late", 1)]
         for future in futures:
             assert isinstance(future.exception(30), DatabaseUnavailable)
         store.gate.set()
@@ -259,12 +270,12 @@ def test_a_request_that_gave_up_in_the_queue_takes_no_ids(store: FakeStore) -> N
 
 
 def test_closing_answers_what_is_queued_and_refuses_what_comes(
-    allocator: Allocator, store: FakeStore, crowd: Crowd
+    allocator: Allocator, store: FakeStore, callers: ConcurrentCallers
 ) -> None:
     """A clean stop loses no answer."""
-    hold_up(store, crowd)
-    waiting = [crowd.ask("a", 1) for _ in range(20)]
-    closed = crowd.pool.submit(allocator.close, 30)
+    hold_up(store, callers)
+    waiting = [callers.request("a", 1) for _ in range(20)]
+    closed = callers.pool.submit(allocator.close, 30)
     wait_until(allocator._queue.closing.is_set, "the close")
     with pytest.raises(Closing):
         allocator.allocate("a", 1)
@@ -277,7 +288,7 @@ def test_closing_answers_what_is_queued_and_refuses_what_comes(
 def test_a_counter_that_went_back_is_raised_above_what_was_handed_out(
     allocator: Allocator, store: FakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And so are the others that nobody has asked for yet; the log says it."""
+    """And so are the other counters that were not requested yet; the log has it."""
     allocator.allocate("file", 100)
     allocator.allocate("other", 50)
     store.values = {"file": 41}
@@ -310,7 +321,7 @@ def test_a_new_connection_has_every_counter_compared(
 
 
 def test_stop_refuses_everything_until_the_counter_was_advanced(store: FakeStore) -> None:
-    """on_regression = stop leaves the decision to an operator, and goes on by itself after it."""
+    """on_regression = stop leaves the decision to an operator; the service then recovers."""
     allocator = Allocator(store, request_timeout=30, repair=False)
     allocator.allocate("file", 100)
     store.values["file"] = 41
@@ -320,7 +331,7 @@ def test_stop_refuses_everything_until_the_counter_was_advanced(store: FakeStore
     assert set(allocator.regressed) == {"file"}
     assert store.values == {"file": 41}
     store.values["file"] = 101
-    wait_until(lambda: not allocator.regressed, "the counter being found mended")
+    wait_until(lambda: not allocator.regressed, "the counter being found repaired")
     assert allocator.allocate("file", 1).first == 101
     assert allocator.close(30)
 
@@ -352,7 +363,7 @@ def test_the_same_error_object_gathers_no_tracebacks(store: FakeStore) -> None:
 def test_ranges_are_disjoint_contiguous_and_all_there(
     requests: list[tuple[str, int]], threads: int, batch_size: int, direct: bool
 ) -> None:
-    """Whoever asks for what at the same time, the ranges of a mode tile it without overlap."""
+    """Whatever is requested at the same time, the ranges of a mode tile it without overlap."""
     store = FakeStore()
     # With less patience, callers never execute their own requests.
     allocator = Allocator(store, batch_size=batch_size, request_timeout=30 if direct else 1.9)
@@ -377,7 +388,7 @@ def test_ranges_are_disjoint_contiguous_and_all_there(
     assert allocator.close(30)
 
 
-def test_of_a_crowd_that_waits_for_long_only_so_many_stay(store: FakeStore) -> None:
+def test_a_limited_number_of_callers_wait_for_long(store: FakeStore) -> None:
     """The others give the server's threads back, and who comes then is refused at once."""
     allocator = Allocator(store, request_timeout=30, max_blocked_requests=3)
     store.gate.clear()
@@ -427,10 +438,10 @@ def test_a_database_that_answers_and_yet_fails_is_told_once(
     assert told[1] == "database available"
 
 
-# -- a caller who is alone ------------------------------------------------------------------------
+# -- an uncontended request -----------------------------------------------------------------------
 
 
-class Alone:
+class Uncontended:
     """An allocator whose last transaction had one caller, so that the next does its own."""
 
     def __init__(self, store: FakeStore, pool: ThreadPoolExecutor, **options: Any) -> None:
@@ -438,12 +449,12 @@ class Alone:
         self.pool = pool
         options = {"request_timeout": 30, **options}
         self.allocator = Allocator(store, **options)
-        assert self.ask("file", 10).result(30).first == 1
+        assert self.request("file", 10).result(30).first == 1
         store.arrived.acquire(timeout=30)
         self.settle()
 
-    def ask(self, mode: str, count: int, **more: Any) -> Future[Allocation]:
-        """One more caller. Not this thread, which is never alone."""
+    def request(self, mode: str, count: int, **more: Any) -> Future[Allocation]:
+        """One more caller. Not this thread, which never executes its own."""
         return self.pool.submit(self.allocator.allocate, mode, count, **more)
 
     def settle(self) -> None:
@@ -452,45 +463,47 @@ class Alone:
 
 
 @pytest.fixture
-def alone(store: FakeStore) -> Iterator[Alone]:
+def uncontended(store: FakeStore) -> Iterator[Uncontended]:
     with ThreadPoolExecutor(8) as pool:
-        alone = Alone(store, pool)
-        yield alone
+        uncontended = Uncontended(store, pool)
+        yield uncontended
         store.gate.set()
-        assert alone.allocator.close(30)
+        assert uncontended.allocator.close(30)
 
 
-def test_a_caller_who_is_alone_needs_no_committer(alone: Alone, store: FakeStore) -> None:
+def test_an_uncontended_request_needs_no_committer(
+    uncontended: Uncontended, store: FakeStore
+) -> None:
     """One statement each, in turn, told like any other transaction."""
-    answers = [alone.ask("file", 5).result(30) for _ in range(3)]
+    answers = [uncontended.request("file", 5).result(30) for _ in range(3)]
     assert answers == [Allocation(first, 1) for first in (11, 16, 21)]
     assert store.transactions == [{"file": 10}, *store.direct]
     assert store.direct == [{"file": 5}] * 3
-    assert alone.allocator.high_water_marks == {"file": 26}
+    assert uncontended.allocator.high_water_marks == {"file": 26}
 
 
 def test_what_is_handed_out_alone_is_counted(store: FakeStore) -> None:
     """The metrics know no difference."""
     metrics = Metrics()
     with ThreadPoolExecutor(1) as pool:
-        alone = Alone(store, pool, observer=metrics)
-        assert alone.ask("file", 5).result(30).first == 11
-        assert alone.allocator.close(30)
+        uncontended = Uncontended(store, pool, observer=metrics)
+        assert uncontended.request("file", 5).result(30).first == 11
+        assert uncontended.allocator.close(30)
     text = metrics.render().decode()
     assert "uniqueid_transactions_total 2.0" in text
     assert "uniqueid_batch_requests_count 2.0" in text
     assert 'uniqueid_ids_total{mode="file"} 15.0' in text
 
 
-def test_who_comes_while_one_is_alone_waits_for_the_committer(
-    alone: Alone, store: FakeStore
+def test_a_concurrent_request_waits_for_the_committer(
+    uncontended: Uncontended, store: FakeStore
 ) -> None:
     """And all of them share one transaction, behind the range of the first."""
     store.gate.clear()
-    first = alone.ask("file", 1)
+    first = uncontended.request("file", 1)
     assert store.arrived.acquire(timeout=30)
-    others = [alone.ask("file", 2) for _ in range(3)]
-    wait_until(lambda: alone.allocator.waiting == 3, "three that wait")
+    others = [uncontended.request("file", 2) for _ in range(3)]
+    wait_until(lambda: uncontended.allocator.waiting == 3, "three that wait")
     assert not first.done()
     store.gate.set()
     assert first.result(30).first == 11
@@ -499,79 +512,81 @@ def test_who_comes_while_one_is_alone_waits_for_the_committer(
     assert store.transactions[2:] == [{"file": 6}]
 
 
-def test_after_a_crowd_the_committer_does_it(alone: Alone, store: FakeStore) -> None:
-    """Until a transaction had one caller again: in a crowd the first to come is not alone."""
+def test_after_concurrent_requests_the_committer_executes(
+    uncontended: Uncontended, store: FakeStore
+) -> None:
+    """Until a transaction had one caller again: the first of several is contended."""
     store.gate.clear()
-    waiting = [alone.ask("file", 1)]
+    waiting = [uncontended.request("file", 1)]
     assert store.arrived.acquire(timeout=30)
-    waiting += [alone.ask("file", 1) for _ in range(2)]
-    wait_until(lambda: alone.allocator.waiting == 2, "two that wait")
+    waiting += [uncontended.request("file", 1) for _ in range(2)]
+    wait_until(lambda: uncontended.allocator.waiting == 2, "two that wait")
     store.gate.set()
     for future in waiting:
         future.result(30)
     store.direct.clear()
     for direct in ([], [{"file": 1}]):
-        alone.settle()
-        alone.ask("file", 1).result(30)
+        uncontended.settle()
+        uncontended.request("file", 1).result(30)
         assert store.direct == direct
 
 
 def test_what_fails_in_the_callers_thread_is_tried_again_by_the_committer(
-    alone: Alone, store: FakeStore, caplog: pytest.LogCaptureFixture
+    uncontended: Uncontended, store: FakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A conflict, and even a mistake in this program: no caller sees it."""
     for error in (DatabaseUnavailable("a conflict"), ValueError("a mistake")):
-        first = alone.ask("file", 1).result(30).first
-        alone.settle()
+        first = uncontended.request("file", 1).result(30).first
+        uncontended.settle()
         store.errors = [error]
         store.direct.clear()
-        assert alone.ask("file", 1).result(30).first == first + 1
+        assert uncontended.request("file", 1).result(30).first == first + 1
         assert store.direct == []
-        alone.settle()
+        uncontended.settle()
     assert "ValueError: a mistake" in caplog.text
     assert "a conflict" not in caplog.text
 
 
-def test_an_error_of_a_lone_request_is_final(alone: Alone, store: FakeStore) -> None:
+def test_an_error_of_a_lone_request_is_final(uncontended: Uncontended, store: FakeStore) -> None:
     """The committer would not have served it either."""
     store.outcomes["new"] = TooManyModes("new", 1)
     with pytest.raises(TooManyModes):
-        alone.ask("new", 1).result(30)
+        uncontended.request("new", 1).result(30)
     assert store.transactions[1:] == store.direct == [{"new": 1}]
 
 
-def test_a_counter_that_went_back_is_below_what_was_handed_out_alone(
-    alone: Alone, store: FakeStore
+def test_a_regressed_counter_is_below_what_was_allocated_uncontended(
+    uncontended: Uncontended, store: FakeStore
 ) -> None:
     """The guard knows of those IDs, whichever way they went out."""
-    assert alone.ask("file", 100).result(30).first == 11
+    assert uncontended.request("file", 100).result(30).first == 11
     store.values["file"] = 11
-    alone.settle()
-    assert alone.ask("file", 1).result(30).first == 111
+    uncontended.settle()
+    assert uncontended.request("file", 1).result(30).first == 111
 
 
-def test_stop_refuses_a_caller_who_is_alone_as_well(store: FakeStore) -> None:
+def test_stop_refuses_an_uncontended_request_as_well(store: FakeStore) -> None:
     """on_regression = stop: until an operator has advanced the counter."""
     with ThreadPoolExecutor(1) as pool:
-        alone = Alone(store, pool, repair=False)
+        uncontended = Uncontended(store, pool, repair=False)
         store.values |= {"file": 5, "other": 1}
         for mode in ("file", "other", "file"):
             with pytest.raises(CounterRegressed):
-                alone.ask(mode, 1).result(30)
-            alone.settle()
+                uncontended.request(mode, 1).result(30)
+            uncontended.settle()
         # The first has found it, and left the rest to the committer.
         assert store.direct == [{"file": 1}]
         assert store.values == {"file": 5, "other": 1}
-        assert alone.allocator.close(30)
+        assert uncontended.allocator.close(30)
 
 
 def test_a_statement_without_an_answer_has_the_committer_look(store: FakeStore) -> None:
     """Its caller is told in time; others are refused at once until the database answers."""
     clock = Clock(1000.0)
     with ThreadPoolExecutor(2) as pool:
-        alone = Alone(store, pool, clock=clock, request_timeout=2)
+        uncontended = Uncontended(store, pool, clock=clock, request_timeout=2)
         store.gate.clear()
-        stuck = alone.ask("file", 1)
+        stuck = uncontended.request("file", 1)
         assert store.arrived.acquire(timeout=30)
         # As a driver does that waits for so long and not longer.
         clock.now += 2
@@ -582,58 +597,62 @@ def test_a_statement_without_an_answer_has_the_committer_look(store: FakeStore) 
             stuck.result(30)
         assert store.pings.acquire(timeout=30)
         with pytest.raises(DatabaseUnavailable):
-            alone.ask("file", 1).result(30)
+            uncontended.request("file", 1).result(30)
         store.ping_error = None
-        wait_until(lambda: alone.allocator.unavailable is None, "the database being found again")
-        # What it has done by then is nobody's.
-        assert alone.ask("file", 1).result(30).first == 11
-        assert alone.allocator.close(30)
+        wait_until(
+            lambda: uncontended.allocator.unavailable is None, "the database being found again"
+        )
+        # What it has done by then is allocated to no client.
+        assert uncontended.request("file", 1).result(30).first == 11
+        assert uncontended.allocator.close(30)
 
 
 def test_a_statement_that_hangs_is_found_out_by_those_who_wait(store: FakeStore) -> None:
     """As a transaction of the committer's is."""
     with ThreadPoolExecutor(4) as pool:
-        alone = Alone(store, pool, request_timeout=2)
+        uncontended = Uncontended(store, pool, request_timeout=2)
         store.gate.clear()
-        stuck = alone.ask("file", 1)
+        stuck = uncontended.request("file", 1)
         assert store.arrived.acquire(timeout=30)
         with pytest.raises(DatabaseUnavailable, match="within 2 seconds"):
-            alone.ask("file", 1).result(30)
-        assert alone.allocator.unavailable is not None
+            uncontended.request("file", 1).result(30)
+        assert uncontended.allocator.unavailable is not None
         store.gate.set()
         assert stuck.result(30).first == 11
-        wait_until(lambda: alone.allocator.unavailable is None, "the database answering")
-        assert alone.allocator.close(30)
+        wait_until(lambda: uncontended.allocator.unavailable is None, "the database answering")
+        assert uncontended.allocator.close(30)
 
 
-def test_nobody_is_alone_after_the_close(alone: Alone, store: FakeStore) -> None:
+def test_no_request_is_uncontended_after_the_close(
+    uncontended: Uncontended, store: FakeStore
+) -> None:
     """Nor is the connection given up under one who is."""
     store.gate.clear()
-    last = alone.ask("file", 1)
+    last = uncontended.request("file", 1)
     assert store.arrived.acquire(timeout=30)
-    closed = alone.pool.submit(alone.allocator.close, 30)
-    wait_until(alone.allocator._queue.closing.is_set, "the close")
+    closed = uncontended.pool.submit(uncontended.allocator.close, 30)
+    wait_until(uncontended.allocator._queue.closing.is_set, "the close")
     assert not store.disconnected.is_set()
     with pytest.raises(Closing):
-        alone.ask("file", 1).result(30)
+        uncontended.request("file", 1).result(30)
     store.gate.set()
     assert last.result(30).first == 11
     assert closed.result(30)
     with pytest.raises(Closing):
-        alone.ask("file", 1).result(30)
+        uncontended.request("file", 1).result(30)
     assert store.direct == [{"file": 1}]
 
 
-def test_a_counter_that_somebody_holds_locked_leaves_nobody_alone(
-    alone: Alone, store: FakeStore
+def test_with_a_locked_counter_no_request_is_uncontended(
+    uncontended: Uncontended, store: FakeStore
 ) -> None:
     """Those who wait for it have the committer's next try before them."""
     store.outcomes["locked"] = ModeBusy("locked")
-    waiting = alone.ask("locked", 1)
-    wait_until(lambda: bool(alone.allocator._committer.deferred), "the locked mode")
-    alone.settle()
+    waiting = uncontended.request("locked", 1)
+    wait_until(lambda: bool(uncontended.allocator._committer.deferred), "the locked mode")
+    uncontended.settle()
     store.direct.clear()
-    assert alone.ask("file", 1).result(30).first == 11
+    assert uncontended.request("file", 1).result(30).first == 11
     assert store.direct == []
     del store.outcomes["locked"]
     assert waiting.result(30).first == 1
@@ -642,20 +661,22 @@ def test_a_counter_that_somebody_holds_locked_leaves_nobody_alone(
 def test_when_callers_never_do_it_themselves(store: FakeStore) -> None:
     """Where a statement may wait longer for a lock than they may."""
     with ThreadPoolExecutor(1) as pool:
-        alone = Alone(store, pool, request_timeout=1.9)
-        alone.ask("file", 30).result(30)
+        uncontended = Uncontended(store, pool, request_timeout=1.9)
+        uncontended.request("file", 30).result(30)
         assert store.direct == []
-        assert alone.allocator.close(30)
+        assert uncontended.allocator.close(30)
 
 
-def test_the_main_thread_never_does_it(alone: Alone, store: FakeStore) -> None:
+def test_the_main_thread_never_does_it(uncontended: Uncontended, store: FakeStore) -> None:
     """There a signal could end it in the middle of its statement."""
-    assert alone.allocator.allocate("file", 1).first == 11
+    assert uncontended.allocator.allocate("file", 1).first == 11
     assert store.direct == []
 
 
-def test_requests_with_an_entry_are_the_committers(alone: Alone, store: FakeStore) -> None:
+def test_requests_with_an_entry_are_the_committers(
+    uncontended: Uncontended, store: FakeStore
+) -> None:
     """Theirs is more than one statement."""
     entry = AllocationRecord("file", 1, "key", "", "client", "id", 1, 2)
-    assert alone.ask("file", 1, record=entry).result(30).first == 11
+    assert uncontended.request("file", 1, record=entry).result(30).first == 11
     assert store.direct == []

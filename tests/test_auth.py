@@ -79,7 +79,7 @@ def test_the_file_is_read_again_when_it_has_changed(
 def test_a_file_that_breaks_leaves_the_tokens_as_they_were(
     file: Path, caplog: pytest.LogCaptureFixture, text: str | None
 ) -> None:
-    """The log says so once; as long as it is broken nobody is locked out or let in."""
+    """The log says so once; while it is broken the accepted tokens stay the same."""
     clock = Clock(0.0)
     tokens = Tokens(str(file), OPTION, clock=clock)
     if text is None:

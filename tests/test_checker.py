@@ -90,7 +90,7 @@ WRONG = {
         21,
         "began after another had ended",
     ),
-    "a gap that nobody accounts for": (GOOD, 42, "a gap of 1 IDs"),
+    "a gap without a reason": (GOOD, 42, "a gap of 1 IDs"),
     "a gap larger than the unanswered call": ([*GOOD, call(3, None, 7)], 49, "account for 7"),
     "a gap from a refused call": ([*GOOD, call(3, None, 7, status=409)], 48, "account for 0"),
     "an internal error": ([*GOOD, call(3, None, status=500)], 41, "undeclared status"),
@@ -112,7 +112,7 @@ def test_a_wrong_history_is_caught(name: str) -> None:
 @pytest.mark.parametrize(
     ("calls", "counter", "initial"),
     [([call(1, 1)], 111, 101), ([], 50, 101)],
-    ids=["an answer from below the first counter", "a counter that went back"],
+    ids=["an answer from below the first counter", "a regressed counter"],
 )
 def test_what_was_before_the_history_counts(calls: list[Call], counter: int, initial: int) -> None:
     """IDs from before are taken, and counters never go back."""

@@ -146,7 +146,7 @@ def test_an_sqlite_path_of_no_use_is_refused_at_once(command: str, tmp_path: Pat
     assert not (tmp_path / "nowhere").exists()
 
 
-# Root may do everything, and nobody else need be able to read what these tests run in.
+# Root may do everything, and no other user need be able to read what these tests run in.
 AS_NOBODY = """
 import os, sys
 from uniqueid.commands import cli
@@ -180,7 +180,7 @@ def test_an_sqlite_file_that_is_not_ours_to_open_is_refused_at_once() -> None:
 
 
 def test_an_sqlite_file_that_is_locked_is_tried_again(tmp_path: Path) -> None:
-    """Somebody else's transaction ends some time."""
+    """The transaction of another process ends some time."""
     with closing(sqlite3.connect(tmp_path / "db.sqlite3", isolation_level=None)) as other:
         other.execute("CREATE TABLE t (x)")
         other.execute("BEGIN EXCLUSIVE")

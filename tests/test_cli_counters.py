@@ -77,7 +77,7 @@ def test_advance_to_makes_a_counter() -> None:
 
 
 def test_advance_to_1_makes_none() -> None:
-    """A mode without a counter starts at 1 by itself."""
+    """A mode without a counter starts at 1 automatically."""
     result = cmd("advance", "--mode", "new", "--to", "1")
     assert result.returncode == 0
     assert result.stdout == "new: there is no counter yet, and its first ID will be 1\n"

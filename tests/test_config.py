@@ -151,7 +151,7 @@ def test_modes_are_listed_with_commas_or_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["a" * 256, "a\x00b", "a\x7fb", "a\x9fb", "\ud800"])
 def test_a_mode_that_no_request_can_name_is_no_allowed_mode(mode: str) -> None:
-    """It would be a list that serves nobody."""
+    """The list would allow no request."""
     with pytest.raises(ConfigError, match=r"allowed_modes.*without control characters"):
         load(environ={"UNIQUEID_ALLOWED_MODES": f"file,{mode}"})
 

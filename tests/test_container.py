@@ -78,7 +78,7 @@ def test_sqlite_is_a_file() -> None:
 
 @pytest.mark.parametrize("name", ["UNIQUEID_DATABASE_URL", "PEEWEE_DATABASE_URL", "PEEWEE_URL"])
 def test_a_url_goes_before_the_parts(name: str) -> None:
-    """Whoever sets both means the URL, and no part is looked at."""
+    """With both set, the URL is used and the parts are not."""
     environ = {**PARTS, "PEEWEE_PROTO": "oracle", name: "sqlite:///x"}
     assert config.load(environ=environ).sources["url"] == name
 

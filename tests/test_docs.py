@@ -165,7 +165,7 @@ def test_every_block_says_what_it_is(name: str) -> None:
 
 
 class Reader:
-    """Somebody who types the commands of a page, one after the other, in one directory."""
+    """A user who types the commands of a page, one after the other, in one directory."""
 
     def __init__(self, directory: Path, net: network.Network) -> None:
         self.directory = directory
@@ -174,7 +174,7 @@ class Reader:
         self.serving = ""
         for file in ("config.cfg", "uwsgi.ini", "docs/server.conf"):
             shutil.copy(CHECKOUT / file, directory)
-        # Whoever moves to another database has two files.
+        # A move to another database needs two files.
         for place in ("old", "new"):
             url = f"sqlite:///{directory}/{place}.sqlite3"
             (directory / f"{place}.cfg").write_text(f"[database]\nurl = {url}\n")

@@ -58,7 +58,7 @@ def allocator(store: FakeStore, metrics: Metrics) -> Iterator[Allocator]:
     assert allocator.close(30)
 
 
-class Crowd:
+class ConcurrentCallers:
     """Callers who wait, one behind the other, with the committer held up."""
 
     def __init__(self, allocator: Allocator, store: FakeStore, pool: ThreadPoolExecutor) -> None:
@@ -70,7 +70,9 @@ class Crowd:
         self.first = pool.submit(allocator.allocate, "first", 1)
         assert store.arrived.acquire(timeout=30)
 
-    def ask(self, mode: str, size: int, one: AllocationRecord | None = None) -> Future[Allocation]:
+    def request(
+        self, mode: str, size: int, one: AllocationRecord | None = None
+    ) -> Future[Allocation]:
         before = self.allocator.waiting
         future = self.pool.submit(self.allocator.allocate, mode, size, one)
         wait_until(lambda: self.allocator.waiting > before, "a caller waiting")
@@ -86,12 +88,12 @@ def test_requests_with_and_without_keys_share_one_transaction(
     """One allocation for a key that is there twice, also when it had been there before."""
     assert allocator.allocate("a", 5, entry("a", 5, "an older key....")).first == 1
     with ThreadPoolExecutor(16) as pool:
-        crowd = Crowd(allocator, store, pool)
-        plain = [crowd.ask("a", 3), crowd.ask("b", 2)]
+        callers = ConcurrentCallers(allocator, store, pool)
+        plain = [callers.request("a", 3), callers.request("b", 2)]
         entries = [entry("a", 10), entry("a", 10), entry("a", 5, "an older key....")]
-        keyed = [crowd.ask("a", one.count, one) for one in entries]
-        other = crowd.ask("a", 9, entry("a", 9))
-        last = crowd.ask("a", 4, entry("a", 4, None))
+        keyed = [callers.request("a", one.count, one) for one in entries]
+        other = callers.request("a", 9, entry("a", 9))
+        last = callers.request("a", 4, entry("a", 4, None))
         store.gate.set()
         assert [future.result(30).first for future in plain] == [6, 1]
         ranges = [(future.result(30).first, future.result(30).replayed) for future in keyed]
@@ -116,11 +118,11 @@ def test_at_the_end_of_a_counter_replays_are_met_and_the_rest_as_far_as_it_fits(
     store.values["a"] = MAX_ID - 9
     assert allocator.allocate("a", 4, entry("a", 4)).first == MAX_ID - 9
     with ThreadPoolExecutor(8) as pool:
-        crowd = Crowd(allocator, store, pool)
-        large = crowd.ask("a", 7)
-        replay = crowd.ask("a", 4, entry("a", 4))
-        fits = crowd.ask("a", 6, entry("a", 6, "another key....."))
-        late = crowd.ask("a", 1)
+        callers = ConcurrentCallers(allocator, store, pool)
+        large = callers.request("a", 7)
+        replay = callers.request("a", 4, entry("a", 4))
+        fits = callers.request("a", 6, entry("a", 6, "another key....."))
+        late = callers.request("a", 1)
         store.gate.set()
         for refused in (large, late):
             with pytest.raises(CounterExhausted):
@@ -166,8 +168,8 @@ def test_without_the_table_requests_without_an_entry_are_met(
 
     store.advance = without_table  # type: ignore[method-assign, assignment]
     with ThreadPoolExecutor(8) as pool:
-        crowd = Crowd(allocator, store, pool)
-        keyed, plain = crowd.ask("a", 5, entry("a", 5)), crowd.ask("a", 3)
+        callers = ConcurrentCallers(allocator, store, pool)
+        keyed, plain = callers.request("a", 5, entry("a", 5)), callers.request("a", 3)
         store.gate.set()
         assert plain.result(30).first == 1
         with pytest.raises(JournalMissing, match="dbsync"):
@@ -273,7 +275,7 @@ def app(allocator: Allocator, metrics: Metrics) -> object:
     return make_app(allocator, Limits(), metrics=metrics)
 
 
-def ask(app: object, key: str | None = KEY, size: int = 10, **headers: str) -> Response:
+def get_range(app: object, key: str | None = KEY, size: int = 10, **headers: str) -> Response:
     named = {f"HTTP_{name}": value for name, value in headers.items()}
     if key is not None:
         named["HTTP_IDEMPOTENCY_KEY"] = key
@@ -282,26 +284,26 @@ def ask(app: object, key: str | None = KEY, size: int = 10, **headers: str) -> R
 
 def test_a_request_that_is_repeated_gets_the_same_answer(app: object) -> None:
     """With a header that says so; a key in quotes is the same key."""
-    first = ask(app)
+    first = get_range(app)
     assert (first.status, first.json) == (200, {"startIndex": 1, "endIndex": 10})
     assert "Idempotency-Replayed" not in first.headers
     for spelled in (KEY, f'"{KEY}"', f' "{KEY}" '):
-        again = ask(app, spelled)
+        again = get_range(app, spelled)
         assert again.json == first.json
         assert again.headers["Idempotency-Replayed"] == "true"
         assert again.headers["Cache-Control"].startswith("no-store")
     assert (
         call(app, "GET", "/getid?range=10&mode=file", HTTP_IDEMPOTENCY_KEY=KEY).json == first.json
     )
-    assert ask(app, None).json["startIndex"] == 11
+    assert get_range(app, None).json["startIndex"] == 11
     nonce = call(app, "GET", "/getid?range=10&mode=file&nonce=n1", HTTP_IDEMPOTENCY_KEY=KEY)
     assert nonce.json == {"startIndex": 1, "endIndex": 10, "nonce": "n1"}
 
 
 def test_another_request_with_the_key_is_a_422(app: object) -> None:
     """A problem document which names what the key stands for."""
-    ask(app)
-    refused = ask(app, size=11)
+    get_range(app)
+    refused = get_range(app, size=11)
     assert refused.status == 422
     assert refused.json["type"] == "idempotency-key-reused"
     assert "range 10 and mode 'file'" in refused.json["detail"]
@@ -319,8 +321,8 @@ def test_another_request_with_the_key_is_a_422(app: object) -> None:
 )
 def test_keys_that_can_be_used(app: object, key: str) -> None:
     """16 to 128 printable ASCII characters, with quotes around or without."""
-    assert ask(app, key).status == 200
-    assert ask(app, key).headers["Idempotency-Replayed"] == "true"
+    assert get_range(app, key).status == 200
+    assert get_range(app, key).headers["Idempotency-Replayed"] == "true"
 
 
 @pytest.mark.parametrize(
@@ -331,7 +333,7 @@ def test_keys_that_can_be_used(app: object, key: str) -> None:
 def test_keys_that_cannot_be_used(app: object, store: FakeStore, key: str) -> None:
     """A 400 which says what is allowed, and nothing is taken; range=0 is no exception."""
     for size in (10, 0):
-        refused = ask(app, key, size)
+        refused = get_range(app, key, size)
         assert refused.status == 400
         assert refused.json["type"] == "bad-idempotency-key"
         assert refused.json["errors"][0]["parameter"] == "Idempotency-Key"
@@ -341,9 +343,9 @@ def test_keys_that_cannot_be_used(app: object, store: FakeStore, key: str) -> No
 
 def test_an_empty_bundle_has_nothing_to_record(app: object, store: FakeStore) -> None:
     """range=0 with a key is the old answer, and leaves the key free."""
-    assert ask(app, size=0).json == {"startIndex": -1, "endIndex": -3}
+    assert get_range(app, size=0).json == {"startIndex": -1, "endIndex": -3}
     assert store.transactions == []
-    assert ask(app, size=7).json["endIndex"] == 7
+    assert get_range(app, size=7).json["endIndex"] == 7
 
 
 @pytest.mark.parametrize(
@@ -357,7 +359,7 @@ def test_what_the_allocator_says_of_keys_has_a_status(
     error: Exception, status: int, type: str
 ) -> None:
     """In flight is for trying again, a missing table for the operator."""
-    refused = ask(make_app(FakeAllocator(error), Limits()))
+    refused = get_range(make_app(FakeAllocator(error), Limits()))
     assert (refused.status, refused.json["type"]) == (status, type)
     assert refused.headers.get("Retry-After") == ("1" if status == 409 else None)
 
@@ -372,12 +374,12 @@ def test_without_a_key_nothing_is_recorded_unless_the_journal_is_on(
     off = make_app(allocator, Limits(), retention=RetentionPolicy(5, False, 3))
     on = make_app(allocator, Limits(), retention=RetentionPolicy(5, True, 3))
     long = make_app(allocator, Limits(), retention=RetentionPolicy(5, True, 7))
-    ask(off, None)
+    get_range(off, None)
     assert store.inserted == []
-    ask(on, None)
-    ask(off, "a key of the off" + "1")
-    ask(on, "a-key-of-the-on-1"), ask(long, "a-key-of-the-long"), ask(long, None)
-    ask(off, "a-key-of-the-off-")
+    get_range(on, None)
+    get_range(off, "a key of the off" + "1")
+    get_range(on, "a-key-of-the-on-1"), get_range(long, "a-key-of-the-long"), get_range(long, None)
+    get_range(off, "a-key-of-the-off-")
     kept = [(one.key is not None, one.expires - one.time) for one in store.inserted]
     assert kept == [
         (False, 3_000_000),
@@ -393,10 +395,10 @@ def test_who_asked_is_what_the_token_and_the_headers_say(
 ) -> None:
     """Bounded, without control characters, in ASCII; X-Client goes before User-Agent."""
     app = make_app(allocator, Limits(), retention=RetentionPolicy(journal=True))
-    ask(app, None, USER_AGENT="python-requests/2.31")
-    ask(app, None, USER_AGENT="python-requests/2.31", X_CLIENT="ingest", X_REQUEST_ID="r-1")
-    ask(app, None, X_CLIENT="J\xc3\xbcrgen\x00\x1b[31m" + "x" * 500)
-    ask(app, None, X_REQUEST_ID="not an id\n")
+    get_range(app, None, USER_AGENT="python-requests/2.31")
+    get_range(app, None, USER_AGENT="python-requests/2.31", X_CLIENT="ingest", X_REQUEST_ID="r-1")
+    get_range(app, None, X_CLIENT="J\xc3\xbcrgen\x00\x1b[31m" + "x" * 500)
+    get_range(app, None, X_REQUEST_ID="not an id\n")
     first, second, third, fourth = store.inserted
     assert (first.client, first.caller) == ("python-requests/2.31", "")
     assert re.fullmatch("[0-9a-f]{32}", first.request_id)
@@ -419,7 +421,7 @@ def test_a_key_counts_within_its_token(
     )
     app = make_app(allocator, Limits(), tokens=Tokens(str(file), "auth_tokens_file"))
     answers = [
-        ask(app, AUTHORIZATION=f"Bearer {name}").json["startIndex"]
+        get_range(app, AUTHORIZATION=f"Bearer {name}").json["startIndex"]
         for name in ("one", "two", "one", "two")
     ]
     assert answers == [1, 11, 1, 11]

@@ -95,7 +95,7 @@ def crash(allocator: Allocator, path: Path) -> None:
 
 
 def test_the_bound_is_on_disk_before_an_id_above_it_goes_out(start: Start, path: Path) -> None:
-    """Whatever was handed out is below what the file says at that moment."""
+    """Whatever was allocated is below what the file says at that moment."""
     allocator = start(FakeStore())
     for count in (1, 50, 49, 1, 99, 5000, 1):
         first = allocator.allocate("file", count).first
@@ -140,7 +140,7 @@ def test_a_restart_goes_on_where_the_last_one_stopped(start: Start, path: Path) 
 def test_a_crash_leaves_a_gap_of_a_window_and_no_alarm(
     start: Start, path: Path, watcher: Watcher, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The database is right, but nobody can know it: information, and no regression."""
+    """The database is right, but the service cannot know it: information, and no regression."""
     caplog.set_level(logging.INFO, "uniqueid")
     store = FakeStore()
     allocator = start(store)
@@ -183,7 +183,7 @@ def test_a_mode_that_the_backup_does_not_know_goes_on_above(start: Start, path: 
 
 
 def test_stop_refuses_until_the_counters_are_advanced(start: Start, path: Path) -> None:
-    """With on_regression = stop nobody gets an ID, of any mode, before the operator's command."""
+    """With on_regression = stop no ID is allocated, of any mode, before the operator's command."""
     allocator = start(FakeStore())
     allocator.allocate("file", 40)
     assert allocator.close(30)
@@ -210,7 +210,7 @@ def test_counters_above_the_fence_and_new_ones_are_fine(start: Start, path: Path
 
 
 def test_the_running_process_keeps_the_exact_value(start: Start, path: Path) -> None:
-    """A new connection compares with what was handed out, not with the bound of the file."""
+    """A new connection compares with what was allocated, not with the bound of the file."""
     store = FakeStore()
     allocator = start(store, repair=False)
     assert allocator.allocate("file", 1).first == 1
@@ -222,7 +222,7 @@ def test_the_running_process_keeps_the_exact_value(start: Start, path: Path) -> 
 def test_a_reconnect_compares_the_counters_that_were_not_used_since_the_start(
     start: Start, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The database is replaced under the service: what an earlier process handed out counts."""
+    """The database is replaced under the service: what an earlier process allocated counts."""
     fence.write(str(path), {"file": CounterBound(41, 41)})
     store = FakeStore(file=41, other=9)
     allocator = start(store)
@@ -267,7 +267,7 @@ BROKEN: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_damaged_file_is_refused(start: Start, path: Path, how: str) -> None:
-    """Every request is, with the command that mends it, and the file is left alone."""
+    """Every request is, with the command that repairs it, and the file is left alone."""
     store = FakeStore()
     allocator = start(store)
     allocator.allocate("file", 40)
@@ -450,7 +450,7 @@ def test_adopt_takes_the_higher_of_database_and_file(path: Path) -> None:
     assert done.returncode == 0
     rows = [line.split() for line in done.stdout.splitlines()[2:]]
     assert rows == [
-        ["file", "150", "250", "101", "went", "back"],
+        ["file", "150", "250", "101", "regressed"],
         ["upload_job", "7", "7", "7", "ok"],
     ]
     done = cmd("fence", "--reset")

@@ -79,7 +79,7 @@ def test_many_who_ask_at_once_are_one_question(
 def test_a_database_that_hangs_holds_nobody_up(
     database: Database, make: Callable[..., HealthMonitor]
 ) -> None:
-    """The question stays open in its own thread, nobody adds another, and the answer counts."""
+    """The question stays open in its own thread, no other is started, and the answer counts."""
     monitor = make(timeout=0.01)
     database.gate_of_questions.clear()
     for _ in range(5):
@@ -132,7 +132,7 @@ def test_the_end_of_a_problem_is_found_without_a_probe(
 def test_an_error_that_nobody_expected_is_told_once_and_whole(
     database: Database, make: Callable[..., HealthMonitor], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With its traceback, for whoever mends this program."""
+    """With its traceback, for the developers of this program."""
     monitor = make(max_age=0)
     database.ping_error = ZeroDivisionError("a mistake")
     for _ in range(3):
@@ -144,7 +144,7 @@ def test_an_error_that_nobody_expected_is_told_once_and_whole(
 def test_a_counter_that_went_back_is_seen_before_anybody_asks_for_it(
     database: Database, make: Callable[..., HealthMonitor], repair: bool
 ) -> None:
-    """With stop that is a reason to send no requests; with advance the next request mends it."""
+    """With stop that is a reason to send no requests; with advance the next request repairs it."""
     allocator = Allocator(database, repair=repair)
     monitor = make(high_water_marks=lambda: allocator.high_water_marks, max_age=0)
     asked = checks(allocator, monitor.check, repair=repair)

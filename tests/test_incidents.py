@@ -29,7 +29,7 @@ def test_the_first_tells_the_beginning_and_the_last_the_end(
 
 
 def test_who_has_met_nothing_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Somebody else's connection is well: that says nothing of the one that is lost."""
+    """Another connection works: that is no sign of the one that is lost."""
     incident = Incident("gone", "back")
     incident.resolve("b")
     incident.report("a", "x")

@@ -171,7 +171,7 @@ def test_an_export_on_a_terminal_has_a_progress_bar() -> None:
             )
         os.close(follower)
         seen = b""
-        # Linux says EIO when nobody has the other end any more (pty(7)).
+        # Linux says EIO when the other end is closed (pty(7)).
         with contextlib.suppress(OSError):
             while chunk := os.read(leader, 65536):
                 seen += chunk

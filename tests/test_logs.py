@@ -38,8 +38,8 @@ def pairs(line: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("mode", ["file", "", 'a b="c"\nlevel=error', "päth ☃", "\x00\x1b[31m"])
 def test_a_line_can_be_read_back_whatever_is_in_it(mode: str) -> None:
-    """Nobody can forge a line, or a part of one, with a mode."""
-    entry = record(Event("counter went back", mode=mode, found=5))
+    """No client can forge a line, or a part of one, with a mode."""
+    entry = record(Event("counter regressed", mode=mode, found=5))
     line = KeyValue().format(entry)
     assert line.isascii()
     assert "\n" not in line
@@ -47,7 +47,7 @@ def test_a_line_can_be_read_back_whatever_is_in_it(mode: str) -> None:
     assert found.keys() == {"time", "level", "logger", "message", "mode", "found"}
     assert (found["mode"], found["found"], found["level"]) == (mode, "5", "warning")
     document = json.loads(JSON().format(entry))
-    assert document["message"] == "counter went back"
+    assert document["message"] == "counter regressed"
     assert (document["mode"], document["found"]) == (mode, 5)
 
 
@@ -102,7 +102,7 @@ def test_lines_that_a_pipe_does_not_take_are_dropped_and_counted() -> None:
         second = os.read(reader, 1 << 20).decode().splitlines()
     finally:
         os.close(reader)
-        handler.handle(record("nobody reads"))
+        handler.handle(record("not read"))
         os.close(writer)
     assert handler.dropped == before + 1
     assert first[: 100 - before] == lines[: 100 - before]

@@ -81,7 +81,7 @@ def test_what_was_measured_is_printed_once_and_in_the_order_of_the_files() -> No
         "memory",
         "fault database calls answers unanswered refused gaps duplicates",
         "kill -9 sqlite 14 10 4 0 2 0",
-        "2 runs of 1 cells 14 10 4 0 2 0",
+        "2 runs of 1 scenarios 14 10 4 0 2 0",
     ]
 
 

@@ -82,7 +82,7 @@ def test_it_says_what_it_does_and_serves_every_route(tmp_path: Path) -> None:
         with urllib.request.urlopen(f"{server.url}/getid?range=1&mode=file") as response:
             assert "no-store" in response.headers["Cache-Control"]
             assert response.headers["X-Accel-Buffering"] == "no"
-        # The screen keeps a line of each request, as it did for the old service.
+        # The screen keeps a line of each request, as it did for the legacy service.
         wait_for(server.log, '"GET /getid?range=3&mode=file HTTP/1.1" 200 32')
         server.stop()
         assert server.wait() == 0
@@ -414,7 +414,7 @@ server.check_address(("localhost", 8051))
 
 
 def test_an_absent_or_old_schema_is_refused() -> None:
-    """The line names the command that mends it."""
+    """The line names the command that repairs it."""
     assert "pacifica-uniqueid-cmd dbsync" in refused()
     with closing(sqlite3.connect("db.sqlite3")) as database, database:
         database.execute('CREATE TABLE uniqueindex (id VARCHAR(255) PRIMARY KEY, "index" INTEGER)')

@@ -78,7 +78,7 @@ def watched() -> Watched:
     ],
 )
 def test_the_page_is_for_who_prefers_html(watched: Watched, accept: str, html: bool) -> None:
-    """Everybody else gets the old service's message, as do those who take anything."""
+    """Every other client gets the legacy service's message, as do those that accept anything."""
     assert prefers_html(accept) is html
     response = call(watched.app, "GET", "/", HTTP_ACCEPT=accept)
     assert response.status == 200

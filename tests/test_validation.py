@@ -52,7 +52,7 @@ def test_what_is_no_plain_decimal_in_bounds_is_refused(value: str) -> None:
 
 
 def test_leading_zeros_are_decimal() -> None:
-    """The old service read them too."""
+    """The legacy service read them too."""
     assert parse(LIMITS, f"range={'0' * 500}7&mode=file").count == 7
 
 

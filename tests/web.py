@@ -58,7 +58,7 @@ def call(app: Any, method: str, target: str, body: bytes | None = None, **enviro
 
 
 def assert_problem(response: Response, status: int, type: str) -> None:
-    """A problem document of RFC 9457 with the old service's keys, which no cache keeps."""
+    """A problem document of RFC 9457 with the legacy service's keys, which no cache keeps."""
     assert response.status == status
     assert response.headers["Content-Type"] == "application/problem+json"
     document = response.json

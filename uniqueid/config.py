@@ -236,8 +236,8 @@ class Settings:
     fence_window: int = _setting(
         "100000",
         _whole(1, 2**40),
-        "IDs by which the file is ahead of a counter: it is written once for so many, and a crash"
-        " leaves a gap of so many at most.",
+        "IDs by which the file is ahead of a counter: it is written once for this many IDs, and a"
+        " crash leaves a gap of at most this many.",
         section="fence",
         keys=("window", "fence_window"),
     )
@@ -294,7 +294,7 @@ class Settings:
     access_log: int = _setting(
         "0",
         _whole(0, 1_000_000),
-        "A log line for one request in so many: 1 for each, 100 for one in a hundred, 0 for none."
+        "A log line for one request in N: 1 for each, 100 for one in a hundred, 0 for none."
         " At full speed a line costs about as much as the request.",
     )
 

@@ -26,7 +26,7 @@ _BARE = re.compile(r"[A-Za-z0-9._:/+@%,-]+", re.ASCII)
 class Event:
     """A message with facts beside it, which a formatter can keep apart.
 
-    Where nobody does, it reads as the message and `key=value` behind it.
+    Otherwise it reads as the message and `key=value` behind it.
     """
 
     def __init__(self, message: str, **facts: object) -> None:
@@ -164,7 +164,7 @@ log = logging.getLogger("uniqueid.access")
 
 
 class AccessLog:
-    """A line for one request in so many, chosen when it arrives.
+    """A line for one request in N, chosen when it arrives.
 
     :param every: 1 for each request, 100 for one in a hundred.
     """

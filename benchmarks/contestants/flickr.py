@@ -43,7 +43,7 @@ _connections = PerThread(_connect)
 def getid() -> dict[str, int]:
     """The next ID; `range` is taken for 1."""
     with _connections.get().cursor() as cursor:
-        # InnoDB's deadlocks are told to whoever asked: the recipe has no retry.
+        # InnoDB's deadlocks are reported to the caller: the recipe has no retry.
         cursor.execute("REPLACE INTO tickets (stub) VALUES (%s)", (request.query["mode"],))
         first = cursor.lastrowid
     return {"startIndex": first, "endIndex": first}

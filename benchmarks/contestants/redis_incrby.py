@@ -8,7 +8,7 @@ import redis
 from bottle import Bottle, request
 
 application = Bottle()
-# One connection for each thread at the most, which the pool hands out.
+# At most one connection for each thread, from the pool.
 _client = redis.Redis(host="127.0.0.1", port=int(os.environ["REDIS_PORT"]))
 
 

@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
-import hostile
+import faulty_proxy
 import pytest
 import requests
 import servers
@@ -101,7 +101,7 @@ def test_threads_share_a_client(service: servers.Service, mode: str) -> None:
 
 
 def test_by_default_it_posts_and_asks_caches_to_stand_aside(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """POST, with the words that an honest cache heeds in a request."""
     new_client(proxy.url).get_range(mode, 1)
@@ -111,7 +111,7 @@ def test_by_default_it_posts_and_asks_caches_to_stand_aside(
     assert asked.headers["Pragma"] == "no-cache"
 
 
-def test_sessions_are_the_site_s(proxy: hostile.Proxy, mode: str) -> None:
+def test_sessions_are_the_site_s(proxy: faulty_proxy.Proxy, mode: str) -> None:
     """What a site puts into its sessions goes out with each request."""
 
     def new_session() -> requests.Session:
@@ -127,10 +127,10 @@ def test_sessions_are_the_site_s(proxy: hostile.Proxy, mode: str) -> None:
 # -- stale answers -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", [hostile.REPEAT, hostile.STRIP, hostile.OLD])
+@pytest.mark.parametrize("fault", [faulty_proxy.REPEAT, faulty_proxy.STRIP, faulty_proxy.OLD])
 @pytest.mark.parametrize("method", ["POST", "GET"])
 def test_a_stale_answer_is_got_around(
-    proxy: hostile.Proxy,
+    proxy: faulty_proxy.Proxy,
     mode: str,
     new_client: Callable[..., Client],
     fault: str,
@@ -151,13 +151,13 @@ def test_a_stale_answer_is_got_around(
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (hostile.REPEAT, "the nonce of another request came back"),
-        (hostile.STRIP, "no nonce came back"),
-        (hostile.OLD, "it was stored for some time (Age: 700)"),
+        (faulty_proxy.REPEAT, "the nonce of another request came back"),
+        (faulty_proxy.STRIP, "no nonce came back"),
+        (faulty_proxy.OLD, "it was stored for some time (Age: 700)"),
     ],
 )
 def test_a_cache_that_cannot_be_got_around_is_named(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client], fault: str, reason: str
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client], fault: str, reason: str
 ) -> None:
     """The error has its facts: who, how often and why; no ID is used."""
     client = new_client(proxy.url, attempts=4)
@@ -168,10 +168,10 @@ def test_a_cache_that_cannot_be_got_around_is_named(
     error = caught.value
     assert error.reason == reason
     assert error.attempts == 4
-    assert error.via == hostile.Proxy.VIA
-    assert error.server == "hostile/1"
-    assert "Via: 1.1 hostile" in str(error)
-    assert "Server: hostile/1" in str(error)
+    assert error.via == faulty_proxy.Proxy.VIA
+    assert error.server == "faulty/1"
+    assert "Via: 1.1 faulty" in str(error)
+    assert "Server: faulty/1" in str(error)
     assert reason in str(error)
     asked = proxy.asked[1:]
     assert [one.method for one in asked] == ["POST", "GET", "POST", "GET"]
@@ -179,12 +179,12 @@ def test_a_cache_that_cannot_be_got_around_is_named(
 
 
 def test_many_threads_behind_a_cache_see_no_id_twice(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """With half of the answers from memory, what is used is still unique."""
     client = new_client(proxy.url)
     client.get_range(mode, 5)
-    proxy.plan.extend([hostile.REPEAT, hostile.PASS] * 200)
+    proxy.plan.extend([faulty_proxy.REPEAT, faulty_proxy.PASS] * 200)
 
     def ask(_number: int) -> Range | None:
         try:
@@ -221,34 +221,34 @@ def test_an_age_above_the_time_that_the_request_took_is_a_copy_s(
 
 
 def test_varnish_s_age_of_zero_is_no_cache(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """With the nonce to prove it, an Age of 0 is what Varnish says of answers it passes on."""
-    proxy.always = hostile.YOUNG
+    proxy.always = faulty_proxy.YOUNG
     client = new_client(proxy.url, attempts=1)
     assert client.get_range(mode, 5) == Range(mode, 1, 5)
 
 
 def test_an_age_of_zero_without_a_nonce_is_refused(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """Nothing tells it from a copy of the same second."""
     body = json.dumps({"startIndex": 1, "endIndex": 5}).encode()
-    proxy.always = hostile.Say(200, (("Age", "0"),), body)
+    proxy.always = faulty_proxy.Say(200, (("Age", "0"),), body)
     with pytest.raises(CachedResponseError):
         new_client(proxy.url, attempts=1).get_range(mode, 5)
 
 
 def test_the_document_proves_what_a_proxy_drops_from_the_header(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """A proxy that lets only known headers through is no cache."""
-    proxy.always = hostile.STRIP_HEADER
+    proxy.always = faulty_proxy.STRIP_HEADER
     assert new_client(proxy.url, attempts=1).get_range(mode, 5) == Range(mode, 1, 5)
 
 
 def test_ids_seen_before_are_refused_whatever_the_nonce_says(
-    proxy: hostile.Proxy,
+    proxy: faulty_proxy.Proxy,
     mode: str,
     new_client: Callable[..., Client],
     caplog: pytest.LogCaptureFixture,
@@ -256,13 +256,13 @@ def test_ids_seen_before_are_refused_whatever_the_nonce_says(
     """A range that came before, under the right nonce, is got around, or named in the error."""
     client = new_client(proxy.url, attempts=3)
     first = client.get_range(mode, 5)
-    proxy.plan.append(hostile.FORGE)
+    proxy.plan.append(faulty_proxy.FORGE)
     second = client.get_range(mode, 5)
     assert second.first > first.last
     assert [record.levelname for record in caplog.records if record.name == "uniqueid_client"] == [
         "ERROR"
     ]
-    proxy.always = hostile.FORGE
+    proxy.always = faulty_proxy.FORGE
     with pytest.raises(RepeatedRangeError, match=r"IDs 1 to 5 of mode .* came a second time"):
         client.get_range(mode, 5)
     assert len(proxy.asked) == 1 + 2 + 3
@@ -270,16 +270,16 @@ def test_ids_seen_before_are_refused_whatever_the_nonce_says(
 
 
 def test_a_kept_error_is_got_around(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """A refusal that was made for another request says nothing of this one."""
     other = (("X-Request-Nonce", "another"), ("Content-Type", "application/problem+json"))
-    proxy.plan.append(hostile.Say(400, other, b'{"type": "bad-mode", "detail": "no"}'))
+    proxy.plan.append(faulty_proxy.Say(400, other, b'{"type": "bad-mode", "detail": "no"}'))
     assert new_client(proxy.url).get_range(mode, 5) == Range(mode, 1, 5)
 
 
 def test_seen_ranges_are_remembered_as_intervals() -> None:
-    """Overlaps of every kind are found; neighbours take the room of one; the room is bounded."""
+    """Overlaps of every kind are found; neighbours are stored as one; the memory is bounded."""
     seen = process.RangeSet()
     assert seen.add(10, 20)
     assert seen.add(30, 40)
@@ -301,19 +301,22 @@ def test_seen_ranges_are_remembered_as_intervals() -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        hostile.CLOSE,
-        hostile.LOSE,
-        hostile.TRUNCATE,
-        hostile.GARBAGE,
-        hostile.Say(200, (("X-Request-Nonce", ""),)),
-        hostile.Say(429),
-        hostile.Say(500),
-        hostile.Say(502),
-        hostile.Say(504),
+        faulty_proxy.CLOSE,
+        faulty_proxy.LOSE,
+        faulty_proxy.TRUNCATE,
+        faulty_proxy.GARBAGE,
+        faulty_proxy.Say(200, (("X-Request-Nonce", ""),)),
+        faulty_proxy.Say(429),
+        faulty_proxy.Say(500),
+        faulty_proxy.Say(502),
+        faulty_proxy.Say(504),
     ],
 )
 def test_a_failed_attempt_is_repeated_with_a_new_nonce(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client], fault: hostile.Fault
+    proxy: faulty_proxy.Proxy,
+    mode: str,
+    new_client: Callable[..., Client],
+    fault: faulty_proxy.Fault,
 ) -> None:
     """Its IDs may be lost; they are never used twice."""
     client = new_client(proxy.url)
@@ -327,12 +330,12 @@ def test_a_failed_attempt_is_repeated_with_a_new_nonce(
 
 @pytest.mark.parametrize("keys", [True, False])
 def test_a_proxy_that_delays_is_given_up(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client], keys: bool
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client], keys: bool
 ) -> None:
     """After the time-out the next attempt goes out, and a late answer, to the same key, has no
     reader."""
     client = new_client(proxy.url, timeout=1, keys=keys)
-    proxy.plan.append(hostile.HOLD)
+    proxy.plan.append(faulty_proxy.HOLD)
     first = client.get_range(mode, 5)
     before = len(proxy.answers)
     proxy.release.set()
@@ -345,10 +348,10 @@ def test_a_proxy_that_delays_is_given_up(
 
 
 def test_what_does_not_help_is_given_up_with_the_cause(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """After the last attempt the error says how often and what came."""
-    proxy.always = hostile.Say(502)
+    proxy.always = faulty_proxy.Say(502)
     with pytest.raises(ServiceUnavailable) as caught:
         new_client(proxy.url, attempts=3).get_range(mode, 5)
     assert caught.value.attempts == 3
@@ -360,12 +363,12 @@ def test_what_does_not_help_is_given_up_with_the_cause(
     ("fault", "timeout", "cause"),
     [
         (None, 15, "Connection refused"),
-        (hostile.CLOSE, 15, "Remote end closed connection without response"),
-        (hostile.HOLD, 0.2, "no answer within 0.2 seconds"),
+        (faulty_proxy.CLOSE, 15, "Remote end closed connection without response"),
+        (faulty_proxy.HOLD, 0.2, "no answer within 0.2 seconds"),
     ],
 )
 def test_why_there_was_no_answer_is_said_in_a_few_words(
-    proxy: hostile.Proxy,
+    proxy: faulty_proxy.Proxy,
     mode: str,
     new_client: Callable[..., Client],
     fault: str | None,
@@ -373,7 +376,7 @@ def test_why_there_was_no_answer_is_said_in_a_few_words(
     cause: str,
 ) -> None:
     """Not in three layers of wrapping, and without the credentials of the URL."""
-    proxy.always = fault or hostile.PASS
+    proxy.always = fault or faulty_proxy.PASS
     port = proxy.url.rpartition(":")[2] if fault else str(servers.free_port())
     client = new_client(f"http://user:secret@127.0.0.1:{port}", attempts=1, timeout=timeout)
     with pytest.raises(ServiceUnavailable) as caught:
@@ -383,10 +386,10 @@ def test_why_there_was_no_answer_is_said_in_a_few_words(
 
 
 def test_the_wait_between_attempts_is_random_below_a_growing_bound(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """Full jitter, doubled each time, bounded."""
-    proxy.always = hostile.Say(503)
+    proxy.always = faulty_proxy.Say(503)
     client = new_client(proxy.url, attempts=40)
     with pytest.raises(ServiceUnavailable):
         client.get_range(mode, 5)
@@ -399,13 +402,13 @@ def test_the_wait_between_attempts_is_random_below_a_growing_bound(
 
 
 def test_retry_after_is_honoured(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """In seconds or as a date; what cannot be read counts as nothing."""
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=50), usegmt=True)
     past = format_datetime(datetime.now(UTC) - timedelta(seconds=50), usegmt=True)
     for text in ("7", soon, past, "rubbish", "-3"):
-        proxy.plan.append(hostile.Say(503, (("Retry-After", text),)))
+        proxy.plan.append(faulty_proxy.Say(503, (("Retry-After", text),)))
     client = new_client(proxy.url)
     client.get_range(mode, 5)
     seven, date, *nothing = waits(client)
@@ -417,10 +420,10 @@ def test_retry_after_is_honoured(
 
 
 def test_a_service_that_wants_to_be_left_alone_for_long_is(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
-    """Nobody waits for an hour unasked."""
-    proxy.always = hostile.Say(503, (("Retry-After", "3600"),))
+    """No client waits for an hour by default."""
+    proxy.always = faulty_proxy.Say(503, (("Retry-After", "3600"),))
     with pytest.raises(ServiceUnavailable) as caught:
         new_client(proxy.url).get_range(mode, 5)
     assert caught.value.attempts == 1
@@ -431,7 +434,7 @@ def test_a_service_that_wants_to_be_left_alone_for_long_is(
 
 
 def test_the_service_s_no_is_final_and_says_why(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """A 400 is not repeated; its type and text reach the caller."""
     with pytest.raises(RequestRefused) as caught:
@@ -443,7 +446,7 @@ def test_the_service_s_no_is_final_and_says_why(
 
 
 def test_a_wrong_path_is_refused(service: servers.Service, mode: str) -> None:
-    """A 404 is somebody's configuration."""
+    """A 404 is an error of configuration."""
     with Client(service.url + "/wrong") as client, pytest.raises(RequestRefused) as caught:
         client.get_range(mode, 1)
     assert caught.value.status == 404
@@ -452,10 +455,10 @@ def test_a_wrong_path_is_refused(service: servers.Service, mode: str) -> None:
 
 
 def test_a_redirect_is_not_followed(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """It would turn the POST into a GET, and would cost a round trip each time."""
-    proxy.always = hostile.Say(301, (("Location", "https://elsewhere/getid"),))
+    proxy.always = faulty_proxy.Say(301, (("Location", "https://elsewhere/getid"),))
     with pytest.raises(RequestRefused, match="redirects to https://elsewhere/getid: give the"):
         new_client(proxy.url).get_range(mode, 1)
 
@@ -547,11 +550,11 @@ def test_iterators_and_ranges_are_disjoint(service: servers.Service, mode: str) 
 
 
 def test_the_next_range_is_asked_for_when_half_is_left(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """In the background: the rest is allocated while the answer is still on the way."""
     ids = new_client(proxy.url).ids(mode, min_step=10, max_step=10)
-    proxy.plan.extend([hostile.PASS, hostile.HOLD])
+    proxy.plan.extend([faulty_proxy.PASS, faulty_proxy.HOLD])
     assert [next(ids) for _ in range(5)] == [1, 2, 3, 4, 5]
     assert len(proxy.asked) == 1
     assert next(ids) == 6
@@ -571,7 +574,7 @@ def test_the_smallest_steps_work(service: servers.Service, mode: str, step: int)
 
 
 def test_the_step_follows_the_rate_between_its_bounds(
-    proxy: hostile.Proxy,
+    proxy: faulty_proxy.Proxy,
     mode: str,
     new_client: Callable[..., Client],
     monkeypatch: pytest.MonkeyPatch,
@@ -599,12 +602,12 @@ def test_the_step_follows_the_rate_between_its_bounds(
 
 
 def test_an_error_is_not_seen_while_there_are_ids(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """A prefetch that failed is repeated when its range is needed; only then it raises."""
     ids = new_client(proxy.url, attempts=1).ids(mode, min_step=10, max_step=10)
     assert list(islice(ids, 5)) == [1, 2, 3, 4, 5]
-    proxy.always = hostile.Say(503)
+    proxy.always = faulty_proxy.Say(503)
     assert next(ids) == 6
     call = ids._buffer._call
     assert call is not None
@@ -612,17 +615,17 @@ def test_an_error_is_not_seen_while_there_are_ids(
     assert list(islice(ids, 4)) == [7, 8, 9, 10]
     with pytest.raises(ServiceUnavailable):
         next(ids)
-    proxy.always = hostile.PASS
+    proxy.always = faulty_proxy.PASS
     assert next(ids) == 11
 
 
 def test_a_cache_in_front_is_noticed_by_the_iterator(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """No ID of a stale answer comes out of it."""
     ids = new_client(proxy.url, attempts=2).ids(mode, min_step=10, max_step=10)
-    proxy.plan.append(hostile.PASS)
-    proxy.always = hostile.REPEAT
+    proxy.plan.append(faulty_proxy.PASS)
+    proxy.always = faulty_proxy.REPEAT
     assert list(islice(ids, 10)) == list(range(1, 11))
     for _ in range(3):
         with pytest.raises(CachedResponseError):
@@ -630,24 +633,26 @@ def test_a_cache_in_front_is_noticed_by_the_iterator(
 
 
 def test_threads_see_no_id_twice_whatever_the_proxy_does(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """With two of three answers faulty, threads, iterators and ranges stay disjoint."""
     faults = [
-        hostile.REPEAT,
-        hostile.STRIP,
-        hostile.FORGE,
-        hostile.OLD,
-        hostile.CLOSE,
-        hostile.LOSE,
-        hostile.TRUNCATE,
-        hostile.GARBAGE,
-        hostile.Say(503),
+        faulty_proxy.REPEAT,
+        faulty_proxy.STRIP,
+        faulty_proxy.FORGE,
+        faulty_proxy.OLD,
+        faulty_proxy.CLOSE,
+        faulty_proxy.LOSE,
+        faulty_proxy.TRUNCATE,
+        faulty_proxy.GARBAGE,
+        faulty_proxy.Say(503),
     ]
     chance = random.Random(20)
-    proxy.plan.append(hostile.PASS)
+    proxy.plan.append(faulty_proxy.PASS)
     proxy.plan.extend(
-        chance.choice([hostile.PASS] * 5 + faults) if chance.random() < 0.9 else hostile.REPEAT
+        chance.choice([faulty_proxy.PASS] * 5 + faults)
+        if chance.random() < 0.9
+        else faulty_proxy.REPEAT
         for _ in range(2_000)
     )
     client = new_client(proxy.url)
@@ -781,9 +786,9 @@ def test_a_closed_client_says_so(service: servers.Service, mode: str) -> None:
             use()
 
 
-def test_closing_ends_the_waiting(proxy: hostile.Proxy, mode: str) -> None:
+def test_closing_ends_the_waiting(proxy: faulty_proxy.Proxy, mode: str) -> None:
     """A thread between two attempts is told at once."""
-    proxy.always = hostile.Say(503, (("Retry-After", "59"),))
+    proxy.always = faulty_proxy.Say(503, (("Retry-After", "59"),))
     client = Client(proxy.url)
     ids = client.ids(mode)
     with ThreadPoolExecutor(2) as pool:
@@ -809,7 +814,7 @@ def test_an_iterator_that_nobody_holds_goes_away(service: servers.Service, mode:
 # -- what the service and the caller learn -----------------------------------------------------
 
 
-def test_the_service_learns_who_asks(proxy: hostile.Proxy, mode: str) -> None:
+def test_the_service_learns_who_asks(proxy: faulty_proxy.Proxy, mode: str) -> None:
     """The client has a User-Agent of its own, and the name that the program gives."""
     with Client(proxy.url) as client:
         client.get_range(mode, 1)
@@ -848,7 +853,7 @@ def test_the_environment_names_service_and_token(
 
 
 def test_the_token_of_the_environment_is_sent_and_may_change(
-    proxy: hostile.Proxy, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    proxy: faulty_proxy.Proxy, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is read for every attempt."""
     monkeypatch.setenv("UNIQUEID_URL", proxy.url)
@@ -883,19 +888,19 @@ def test_a_token_that_cannot_be_sent_is_refused_without_being_shown(
 
 @pytest.mark.parametrize("timeout", [15.0, (5.0, 15.0)])
 def test_the_deadline_ends_an_attempt(
-    proxy: hostile.Proxy, mode: str, timeout: float | tuple[float, float]
+    proxy: faulty_proxy.Proxy, mode: str, timeout: float | tuple[float, float]
 ) -> None:
     """Whatever the time-outs of an attempt are; the time-outs are cut to what is left."""
-    proxy.always = hostile.HOLD
+    proxy.always = faulty_proxy.HOLD
     with Client(proxy.url, timeout=timeout, deadline=0.3) as client:
         with pytest.raises(ServiceUnavailable, match=r"no answer within 0\.\d+ seconds") as caught:
             client.get_range(mode, 1)
         assert caught.value.attempts == 1
 
 
-def test_no_wait_begins_that_the_deadline_would_end(proxy: hostile.Proxy, mode: str) -> None:
+def test_no_wait_begins_that_the_deadline_would_end(proxy: faulty_proxy.Proxy, mode: str) -> None:
     """The service wants a minute, and there are 30 seconds: the error is raised at once."""
-    proxy.always = hostile.Say(503, (("Retry-After", "60"),))
+    proxy.always = faulty_proxy.Say(503, (("Retry-After", "60"),))
     with Client(proxy.url, deadline=30) as client:
         with pytest.raises(ServiceUnavailable, match="503") as caught:
             client.get_range(mode, 1)
@@ -944,9 +949,9 @@ def test_the_deadline_ends_a_response_that_trickles(mode: str, start: bytes) -> 
             use(client)
 
 
-def test_closing_ends_an_attempt(proxy: hostile.Proxy, mode: str) -> None:
+def test_closing_ends_an_attempt(proxy: faulty_proxy.Proxy, mode: str) -> None:
     """The caller does not wait for the response."""
-    proxy.always = hostile.HOLD
+    proxy.always = faulty_proxy.HOLD
     client = Client(proxy.url)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.get_range, mode, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-import hostile
+import faulty_proxy
 import pytest
 import servers
 
@@ -44,9 +44,9 @@ def test_ids_are_an_asynchronous_iterator(service: servers.Service, mode: str) -
     assert len(ids) == len(set(ids)) == 24_000
 
 
-def test_the_loop_runs_while_a_range_is_requested(proxy: hostile.Proxy, mode: str) -> None:
+def test_the_loop_runs_while_a_range_is_requested(proxy: faulty_proxy.Proxy, mode: str) -> None:
     """And a key brings the same range again."""
-    proxy.plan.append(hostile.HOLD)
+    proxy.plan.append(faulty_proxy.HOLD)
 
     async def main() -> None:
         async with AsyncClient(proxy.url) as client:
@@ -60,7 +60,7 @@ def test_the_loop_runs_while_a_range_is_requested(proxy: hostile.Proxy, mode: st
     asyncio.run(main())
 
 
-def test_errors_are_those_of_the_client(proxy: hostile.Proxy, mode: str) -> None:
+def test_errors_are_those_of_the_client(proxy: faulty_proxy.Proxy, mode: str) -> None:
     """Rejections, failures and the deadline, for ranges and iterators."""
 
     async def main() -> None:
@@ -70,19 +70,19 @@ def test_errors_are_those_of_the_client(proxy: hostile.Proxy, mode: str) -> None
             with pytest.raises(ValueError, match="count is 0"):
                 await client.get_range(mode, 0)
             ids = client.ids(mode)
-            proxy.always = hostile.HOLD
+            proxy.always = faulty_proxy.HOLD
             for wanted in (client.get_range(mode, 1), anext(ids)):
                 with pytest.raises(ServiceUnavailable, match="within"):
                     await wanted
-            proxy.always = hostile.PASS
+            proxy.always = faulty_proxy.PASS
             assert await anext(ids) > 0
 
     asyncio.run(main())
 
 
-def test_closing_and_cancelling_end_the_wait(proxy: hostile.Proxy, mode: str) -> None:
+def test_closing_and_cancelling_end_the_wait(proxy: faulty_proxy.Proxy, mode: str) -> None:
     """Without the response, which the proxy withholds."""
-    proxy.always = hostile.HOLD
+    proxy.always = faulty_proxy.HOLD
 
     async def main() -> None:
         client = AsyncClient(proxy.url)

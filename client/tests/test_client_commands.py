@@ -1,4 +1,4 @@
-"""The commands `get` and `probe`: against the real service, and through a hostile proxy."""
+"""The commands `get` and `probe`: against the real service, and through a faulty proxy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import hostile
+import faulty_proxy
 import pytest
 import servers
 
@@ -80,9 +80,9 @@ def test_get_says_what_the_service_says(service: servers.Service, run: Run) -> N
     assert "answered 400: range is '2000000000': give one whole number" in err
 
 
-def test_get_refuses_a_kept_answer(proxy: hostile.Proxy) -> None:
+def test_get_refuses_a_kept_answer(proxy: faulty_proxy.Proxy) -> None:
     """It prints no ID of it, and names the proxy."""
-    proxy.always = hostile.OLD
+    proxy.always = faulty_proxy.OLD
     result = subprocess.run(
         [str(servers.BIN / "pacifica-uniqueid-client"), "get", "--url", proxy.url]
         + ["--mode", "m", "--range", "1"],
@@ -92,7 +92,7 @@ def test_get_refuses_a_kept_answer(proxy: hostile.Proxy) -> None:
     )
     assert (result.returncode, result.stdout) == (1, "")
     (line,) = result.stderr.splitlines()
-    assert "Via: 1.1 hostile" in line
+    assert "Via: 1.1 faulty" in line
 
 
 # -- probe -------------------------------------------------------------------------------------
@@ -114,22 +114,22 @@ def test_probe_finds_nothing_where_nothing_is(service: servers.Service, run: Run
     assert service.allocate("file", 1) == (before[1] + 1, before[1] + 1)
 
 
-def test_probe_finds_a_cache(proxy: hostile.Proxy, run: Run) -> None:
+def test_probe_finds_a_cache(proxy: faulty_proxy.Proxy, run: Run) -> None:
     """Exit status 1, and who was on the way."""
-    proxy.always = hostile.REPEAT
+    proxy.always = faulty_proxy.REPEAT
     status, out, err = run("probe", "--url", proxy.url)
     assert (status, err) == (1, "")
     assert "CACHED: GET, sequential: 19 of 20 answers had IDs of an earlier response" in out
     assert "CACHED: POST, 10 concurrent: 20 of 20 answers had IDs of an earlier response" in out
-    assert "Via: 1.1 hostile" in out
+    assert "Via: 1.1 faulty" in out
     assert out.splitlines()[-1].startswith(
         "A proxy or cache in front of the service repeats responses"
     )
 
 
-def test_probe_finds_one_kept_answer_of_many(proxy: hostile.Proxy, run: Run) -> None:
+def test_probe_finds_one_kept_answer_of_many(proxy: faulty_proxy.Proxy, run: Run) -> None:
     """A cache that is rarely hit is one."""
-    proxy.plan.extend([hostile.PASS] * 7 + [hostile.REPEAT])
+    proxy.plan.extend([faulty_proxy.PASS] * 7 + [faulty_proxy.REPEAT])
     status, out, _ = run("probe", "--url", proxy.url, "--json")
     report = json.loads(out)
     assert status == 1
@@ -137,10 +137,10 @@ def test_probe_finds_one_kept_answer_of_many(proxy: hostile.Proxy, run: Run) -> 
     assert [group["repeated"] for group in report["groups"]] == [1, 0, 0, 0, 0, 0]
 
 
-def test_probe_finds_kept_errors(proxy: hostile.Proxy, run: Run) -> None:
+def test_probe_finds_kept_errors(proxy: faulty_proxy.Proxy, run: Run) -> None:
     """A refusal that is made for another request shows by its nonce."""
     refusal = (("X-Request-Nonce", "another"),)
-    proxy.plan.extend([hostile.PASS] * 10 + [hostile.Say(400, refusal)] * 2)
+    proxy.plan.extend([faulty_proxy.PASS] * 10 + [faulty_proxy.Say(400, refusal)] * 2)
     status, out, _ = run("probe", "--url", proxy.url, "--requests", "2", "--json")
     report = json.loads(out)
     assert status == 1
@@ -150,9 +150,9 @@ def test_probe_finds_kept_errors(proxy: hostile.Proxy, run: Run) -> None:
     ]
 
 
-def test_probe_finds_an_age(proxy: hostile.Proxy, run: Run) -> None:
+def test_probe_finds_an_age(proxy: faulty_proxy.Proxy, run: Run) -> None:
     """An answer older than its request was kept."""
-    proxy.always = hostile.OLD
+    proxy.always = faulty_proxy.OLD
     status, out, _ = run("probe", "--url", proxy.url, "--json")
     report = json.loads(out)
     assert status == 1
@@ -160,17 +160,17 @@ def test_probe_finds_an_age(proxy: hostile.Proxy, run: Run) -> None:
     assert report["headers"]["Age"] == ["700"]
 
 
-def test_probe_takes_an_age_of_zero_for_what_it_is(proxy: hostile.Proxy, run: Run) -> None:
+def test_probe_takes_an_age_of_zero_for_what_it_is(proxy: faulty_proxy.Proxy, run: Run) -> None:
     """Varnish has it in answers that it passes on."""
-    proxy.always = hostile.YOUNG
+    proxy.always = faulty_proxy.YOUNG
     status, out, _ = run("probe", "--url", proxy.url, "--json")
     assert status == 0
     assert json.loads(out)["headers"]["Age"] == ["0"]
 
 
-def test_probe_warns_of_headers_that_do_not_arrive(proxy: hostile.Proxy, run: Run) -> None:
+def test_probe_warns_of_headers_that_do_not_arrive(proxy: faulty_proxy.Proxy, run: Run) -> None:
     """They keep caches further away from keeping answers."""
-    proxy.always = hostile.REWRITE
+    proxy.always = faulty_proxy.REWRITE
     status, out, _ = run("probe", "--url", proxy.url)
     assert status == 0
     assert "warning: headers of the service are missing: Vary\n" in out
@@ -178,17 +178,17 @@ def test_probe_warns_of_headers_that_do_not_arrive(proxy: hostile.Proxy, run: Ru
     assert "warning: headers that help a cache were added: ETag\n" in out
 
 
-def test_probe_warns_where_no_nonce_comes_back(proxy: hostile.Proxy, run: Run) -> None:
+def test_probe_warns_where_no_nonce_comes_back(proxy: faulty_proxy.Proxy, run: Run) -> None:
     """Without it a client cannot tell."""
-    proxy.always = hostile.STRIP_HEADER
+    proxy.always = faulty_proxy.STRIP_HEADER
     status, out, _ = run("probe", "--url", proxy.url)
     assert status == 0
     assert "warning: no nonce came back" in out
 
 
-def test_probe_sends_requests_at_the_same_time(proxy: hostile.Proxy, run: Run) -> None:
+def test_probe_sends_requests_at_the_same_time(proxy: faulty_proxy.Proxy, run: Run) -> None:
     """The concurrent ones are all on the way before the first is answered."""
-    proxy.plan.extend([hostile.PASS] * 4 + [hostile.HOLD] * 4)
+    proxy.plan.extend([faulty_proxy.PASS] * 4 + [faulty_proxy.HOLD] * 4)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(
             run, "probe", "--url", proxy.url, "--requests", "4", "--concurrency", "4"
@@ -207,29 +207,29 @@ def test_probe_without_an_answer_says_why(run: Run) -> None:
 
 
 def test_probe_that_could_not_look_does_not_say_that_all_is_well(
-    proxy: hostile.Proxy, run: Run
+    proxy: faulty_proxy.Proxy, run: Run
 ) -> None:
     """A proxy that refuses POST leaves the question open, and the exit status says so."""
-    refused = [hostile.Say(403)] * 4
-    proxy.plan.extend([hostile.PASS] * 4 + refused + [hostile.PASS] * 4)
+    refused = [faulty_proxy.Say(403)] * 4
+    proxy.plan.extend([faulty_proxy.PASS] * 4 + refused + [faulty_proxy.PASS] * 4)
     status, out, _ = run("probe", "--url", proxy.url, "--requests", "2")
     assert status == 1
     assert "UNKNOWN: POST, sequential: 0 answers are too few (2 x status 403)" in out
     assert "Every request got a response of its own" not in out
 
 
-def test_probe_repeats_why_the_service_refuses(proxy: hostile.Proxy, run: Run) -> None:
+def test_probe_repeats_why_the_service_refuses(proxy: faulty_proxy.Proxy, run: Run) -> None:
     """Where only some modes are answered, the operator is told to name one."""
     body = json.dumps({"detail": "mode is 'uniqueid-probe': only file"}).encode()
-    proxy.always = hostile.Say(403, body=body)
+    proxy.always = faulty_proxy.Say(403, body=body)
     status, out, err = run("probe", "--url", proxy.url, "--requests", "2")
     assert (status, out) == (1, "")
     assert "gave no answer: 12 x status 403: mode is 'uniqueid-probe': only file\n" in err
 
 
-def test_probe_counts_what_failed_on_the_way(proxy: hostile.Proxy, run: Run) -> None:
+def test_probe_counts_what_failed_on_the_way(proxy: faulty_proxy.Proxy, run: Run) -> None:
     """A few failures do not hide the rest."""
-    proxy.plan.extend([hostile.PASS, hostile.Say(502), hostile.CLOSE])
+    proxy.plan.extend([faulty_proxy.PASS, faulty_proxy.Say(502), faulty_proxy.CLOSE])
     status, out, _ = run("probe", "--url", proxy.url)
     assert status == 0
     assert "GET, sequential: failed were 1 x status 502, 1 x ConnectionError" in out

@@ -6,7 +6,7 @@ import logging
 import subprocess
 from collections.abc import Callable
 
-import hostile
+import faulty_proxy
 import pytest
 import servers
 
@@ -16,16 +16,18 @@ KEY = "upload 4711 of ingest"
 PROBLEM = (("Content-Type", "application/problem+json"),)
 
 
-def keys(proxy: hostile.Proxy) -> list[str | None]:
+def keys(proxy: faulty_proxy.Proxy) -> list[str | None]:
     return [asked.headers.get("Idempotency-Key") for asked in proxy.asked]
 
 
 def test_attempts_for_one_range_share_a_key_and_no_nonce(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """And the next range has another key."""
     client = new_client(proxy.url)
-    proxy.plan.extend([hostile.CLOSE, hostile.LOSE, hostile.TRUNCATE, hostile.GARBAGE])
+    proxy.plan.extend(
+        [faulty_proxy.CLOSE, faulty_proxy.LOSE, faulty_proxy.TRUNCATE, faulty_proxy.GARBAGE]
+    )
     client.get_range(mode, 5)
     client.get_range(mode, 5)
     sent = keys(proxy)
@@ -37,10 +39,17 @@ def test_attempts_for_one_range_share_a_key_and_no_nonce(
 
 
 @pytest.mark.parametrize(
-    "fault", [hostile.LOSE, hostile.TRUNCATE, hostile.GARBAGE, hostile.STRIP, hostile.OLD]
+    "fault",
+    [
+        faulty_proxy.LOSE,
+        faulty_proxy.TRUNCATE,
+        faulty_proxy.GARBAGE,
+        faulty_proxy.STRIP,
+        faulty_proxy.OLD,
+    ],
 )
 def test_an_answer_that_was_lost_leaves_no_gap(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client], fault: str
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client], fault: str
 ) -> None:
     """The next attempt gets the range that the first had taken, and it is no repetition."""
     client = new_client(proxy.url)
@@ -50,22 +59,22 @@ def test_an_answer_that_was_lost_leaves_no_gap(
 
 
 def test_without_keys_it_is_a_gap(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """`keys=False` sends none."""
     client = new_client(proxy.url, keys=False)
-    proxy.plan.append(hostile.LOSE)
+    proxy.plan.append(faulty_proxy.LOSE)
     assert client.get_range(mode, 5) == Range(mode, 6, 10)
     assert keys(proxy) == [None, None]
 
 
 def test_a_range_that_came_before_is_asked_for_with_another_key(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """The same one might bring the same range forever."""
     client = new_client(proxy.url)
     client.get_range(mode, 5)
-    proxy.plan.append(hostile.FORGE)
+    proxy.plan.append(faulty_proxy.FORGE)
     assert client.get_range(mode, 5) == Range(mode, 6, 10)
     _first, second, third = keys(proxy)
     assert second != third
@@ -89,15 +98,15 @@ def test_a_caller_s_key_brings_its_range_again(
 
 
 def test_only_what_the_key_had_before_may_come_again(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """IDs of another request are refused, also where the answer says that it was given before."""
     client = new_client(proxy.url, attempts=2)
     first = client.get_range(mode, 5, key=KEY + "one" + mode)
     assert proxy._kept is not None
     for headers in ([], [("Idempotency-Replayed", "true")]):
-        proxy._kept = hostile._Answer(200, proxy._kept.headers + headers, proxy._kept.body)
-        proxy.plan.extend([hostile.FORGE, hostile.FORGE])
+        proxy._kept = faulty_proxy._Answer(200, proxy._kept.headers + headers, proxy._kept.body)
+        proxy.plan.extend([faulty_proxy.FORGE, faulty_proxy.FORGE])
         with pytest.raises(RepeatedRangeError, match="came a second time"):
             client.get_range(mode, 5, key=KEY + "two" + mode)
     assert client.get_range(mode, 5, key=KEY + "two" + mode) == Range(mode, 6, 10)
@@ -105,27 +114,27 @@ def test_only_what_the_key_had_before_may_come_again(
 
 
 def test_a_key_in_flight_is_asked_for_again(
-    proxy: hostile.Proxy, mode: str, new_client: Callable[..., Client]
+    proxy: faulty_proxy.Proxy, mode: str, new_client: Callable[..., Client]
 ) -> None:
     """That 409 is no refusal, unlike the others."""
-    proxy.plan.append(hostile.Say(409, PROBLEM, b'{"type": "idempotency-key-in-flight"}'))
+    proxy.plan.append(faulty_proxy.Say(409, PROBLEM, b'{"type": "idempotency-key-in-flight"}'))
     assert new_client(proxy.url).get_range(mode, 5) == Range(mode, 1, 5)
     first, second = keys(proxy)
     assert first == second
-    proxy.plan.append(hostile.Say(409, PROBLEM, b'{"type": "counter-exhausted"}'))
+    proxy.plan.append(faulty_proxy.Say(409, PROBLEM, b'{"type": "counter-exhausted"}'))
     with pytest.raises(RequestRefused):
         new_client(proxy.url).get_range(mode, 5)
 
 
 def test_a_service_without_the_table_is_asked_without_a_key(
-    proxy: hostile.Proxy,
+    proxy: faulty_proxy.Proxy,
     mode: str,
     new_client: Callable[..., Client],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """With a warning; but not when the key is the caller's, who relies on it."""
     caplog.set_level(logging.WARNING, "uniqueid_client")
-    missing = hostile.Say(501, PROBLEM, b'{"type": "journal-missing", "detail": "run dbsync"}')
+    missing = faulty_proxy.Say(501, PROBLEM, b'{"type": "journal-missing", "detail": "run dbsync"}')
     proxy.plan.append(missing)
     assert new_client(proxy.url).get_range(mode, 5) == Range(mode, 1, 5)
     first, second = keys(proxy)

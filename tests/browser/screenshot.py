@@ -19,7 +19,7 @@ MODES = {"file": 40, "upload_job": 1, "proposal": 3, "instrument_run": 250}
 
 
 def load(service: servers.Service, number: int, end: float) -> None:
-    """One client, with pauses that make the plots look like somebody's day."""
+    """One client, with pauses that make the plots look like a working day."""
     while time.monotonic() < end:
         for mode, count in MODES.items():
             service.allocate(mode, count + number)

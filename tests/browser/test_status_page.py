@@ -505,7 +505,7 @@ def test_with_tokens_it_asks_for_them(tmp_path: Path, browser: Open) -> None:
 
 
 def test_the_readme_shows_the_page() -> None:
-    """In a picture that is one, and small; screenshot.py beside this file takes it anew."""
+    """In a picture that is one, and small; screenshot.py beside this file takes it again."""
     picture = servers.CHECKOUT / "docs" / "status.png"
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert picture.stat().st_size < 300_000

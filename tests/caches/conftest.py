@@ -15,7 +15,7 @@ from caches.report import Row
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Service]:
     """The service under uWSGI, as shipped."""
     url = f"sqlite:///{tmp_path_factory.mktemp('db')}/db.sqlite3"
-    # A counter that went back is how a test makes it answer 503.
+    # A regressed counter is how a test makes it answer 503.
     server = servers.Service(url, on_regression="stop")
     with servers.running(server):
         yield server

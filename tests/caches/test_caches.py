@@ -1,4 +1,4 @@
-"""Real caching proxies in front of the real service: nobody gets an ID twice unnoticed."""
+"""Real caching proxies in front of the real service: no ID is used twice unnoticed."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Verdict:
     """Calls which got neither a range nor a refusal: they may have taken IDs or not."""
     refused: int = 0
     gaps: int = 0
-    """IDs below the counters that nobody got."""
+    """IDs below the counters that no client got."""
     duplicates: int = 0
     """IDs that are in more than one answer, counted once for each further answer."""
     violations: list[str] = field(default_factory=list)
@@ -98,7 +98,7 @@ def _check_mode(
             told(f"mode {mode!r} has answers and no counter")
         return
     if counter < start:
-        told(f"mode {mode!r}: the counter went back from {start} to {counter}")
+        told(f"mode {mode!r}: the counter regressed from {start} to {counter}")
     for call in answered:
         if call.first < start:  # type: ignore[operator]
             told(f"below the counter, which was at {start}: {call}")

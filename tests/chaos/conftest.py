@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import servers
-from cell import NOTES, RESULTS
 from chaos.report import COLUMNS
+from fault_scenario import NOTES, RESULTS
 
 NETWORK = ("mariadb", "postgresql")
 
 
 @pytest.fixture(autouse=True)
 def _reported(record_property: Callable[[str, object], None]) -> Iterator[None]:
-    """What a test's cells have measured goes with the test's report to where it is printed."""
+    """What a test's scenarios have measured goes with the test's report to where it is printed."""
     yield
     for result in RESULTS:
         numbers = {column: getattr(result.verdict, column) for column in COLUMNS}
@@ -89,7 +89,7 @@ def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], s
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """Repeat the cells for CHAOS_MINUTES, where that is set; the first failure ends it."""
+    """Repeat the scenarios for CHAOS_MINUTES, where that is set; the first failure ends it."""
     minutes = float(os.environ.get("CHAOS_MINUTES", "0"))
     if not minutes or session.testsfailed or session.config.option.collectonly:
         return None

@@ -138,7 +138,7 @@ class _Link:
 class Proxy:
     """Passes connections at `port` to a server at `target`, until told otherwise.
 
-    :param pause: lets so many seconds pass, less when the proxy is closed.
+    :param pause: lets this many seconds pass, less when the proxy is closed.
     """
 
     def __init__(self, target: int, pause: Callable[[float], object] | None = None) -> None:

@@ -44,7 +44,7 @@ def is_503(call: Call) -> bool:
 
 
 def is_regressed(call: Call) -> bool:
-    """Whether the service said that a counter went back."""
+    """Whether the service reported a counter regression."""
     return call.status == 503 and "counter-regressed" in call.error
 
 

@@ -63,7 +63,7 @@ class KeyedLoad:
             thread.start()
 
     def more_answers(self, count: int) -> None:
-        """Return when so many more requests were answered."""
+        """Return when this many more requests were answered."""
         before = self._answered()
         servers.wait_until(lambda: self._answered() >= before + count, f"{count} more keys met")
 

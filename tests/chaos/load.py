@@ -24,7 +24,7 @@ MODES = ("upload_job", "file", "päth ☃ +&=", "SELECT 1;--")
 
 
 def usual_clients(services: int) -> int:
-    """How many a load has where nobody says: CHAOS_CLIENTS, and one for each service at least."""
+    """How many a load has by default: CHAOS_CLIENTS, and one for each service at least."""
     return max(int(os.environ.get("CHAOS_CLIENTS") or CLIENTS), services)
 
 
@@ -67,11 +67,11 @@ class Load:
         self._stop.set()
         for thread in self._threads:
             thread.join(servers.START_TIMEOUT)
-            assert not thread.is_alive(), "a client waits for ever"
+            assert not thread.is_alive(), "a client waits forever"
         return self.history
 
     def more_answers(self, count: int, mode: str | None = None) -> None:
-        """Return when so many more calls were answered, all begun after now."""
+        """Return when this many more calls were answered, all begun after now."""
         now = time.monotonic()
 
         def enough() -> bool:

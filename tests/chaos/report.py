@@ -1,4 +1,4 @@
-"""What the clients saw, a line for each fault on each database; repeated cells are added up."""
+"""What the clients saw, a line for each fault on each database; repeated scenarios are added up."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ def lines(results: Sequence[Mapping[str, str | int]]) -> Iterator[str]:
     """The table of results, each with its fault, its database and a number for each column."""
     rows: dict[tuple[str | int, str | int], dict[str, int]] = {}
     for result in results:
-        cell = result["fault"], result["database"]
-        row = rows.setdefault(cell, dict.fromkeys(COLUMNS, 0))
+        scenario = result["fault"], result["database"]
+        row = rows.setdefault(scenario, dict.fromkeys(COLUMNS, 0))
         for column in COLUMNS:
             row[column] += int(result[column])
-    ended = f"{len(results)} runs of {len(rows)} cells"
+    ended = f"{len(results)} runs of {len(rows)} scenarios"
     width = max(len(str(text)) for text in (ended, *(fault for fault, _database in rows)))
 
     def line(fault: object, database: object, numbers: Sequence[object]) -> str:

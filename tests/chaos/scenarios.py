@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import servers
-from cell import Cell, kill_9, processes, runs, worker
 from fault_proxy import Plan, Proxy, fall_silent
+from fault_scenario import FaultScenario, kill_9, processes, runs, worker
 from history import is_503, is_regressed
 from load import MODES
 
@@ -26,137 +26,137 @@ Restore = Callable[[], None]
 def kill_9_of_the_database(network: str, server: Server) -> None:
     """The service says 503 while it is away and goes on when it is back."""
     url = server.url(server.new_database())
-    with Cell("kill -9 of the database", network, url, ambiguous=True) as cell:
+    with FaultScenario("kill -9 of the database", network, url, ambiguous=True) as scenario:
         kill_9(server)
-        cell.load.more(is_503, "a 503")
-        assert cell.service.get("/readyz")[0] == 503
-        assert cell.service.get("/livez")[0] == 200
+        scenario.load.more(is_503, "a 503")
+        assert scenario.service.get("/readyz")[0] == 503
+        assert scenario.service.get("/livez")[0] == 200
         server.start()
-        cell.load.more_answers(200)
-        assert cell.service.get("/readyz")[0] == 200
+        scenario.load.more_answers(200)
+        assert scenario.service.get("/readyz")[0] == 200
 
 
 def database_stopped_for_longer_than_the_time_out(network: str, server: Server) -> None:
-    """Callers get their 503 in time, and what the database does afterwards is nobody's."""
+    """Callers get their 503 in time, and the IDs of what the database does later are a gap."""
     url = server.url(server.new_database())
-    with Cell("SIGSTOP of the database", network, url, ambiguous=True) as cell:
+    with FaultScenario("SIGSTOP of the database", network, url, ambiguous=True) as scenario:
         stopped = processes(server)
         try:
             for pid in stopped:
                 os.kill(pid, signal.SIGSTOP)
-            cell.load.more(is_503, "a 503")
-            cell.load.more(is_503, "another 503")
+            scenario.load.more(is_503, "a 503")
+            scenario.load.more(is_503, "another 503")
         finally:
             for pid in stopped:
                 if runs(pid):
                     os.kill(pid, signal.SIGCONT)
-        cell.load.more_answers(200)
-        assert cell.service.get("/readyz")[0] == 200
+        scenario.load.more_answers(200)
+        assert scenario.service.get("/readyz")[0] == 200
 
 
-def cut(cell: Cell, proxy: Proxy, plan: Plan) -> None:
+def cut(scenario: FaultScenario, proxy: Proxy, plan: Plan) -> None:
     """Carry a plan out five times, and see what has become of it."""
-    with cell:
+    with scenario:
         for shots in (1, 1, 3):
             fired = proxy.fired + shots
             proxy.arm(plan, shots)
             servers.wait_until(lambda: proxy.fired >= fired, "the cut")  # noqa: B023
-            cell.load.more_answers(50)
-        assert cell.service.metric("uniqueid_transaction_retries_total") >= 3
-        never_ahead(cell)
-    if not cell.ambiguous:
-        assert cell.verdict.gaps == 0
+            scenario.load.more_answers(50)
+        assert scenario.service.metric("uniqueid_transaction_retries_total") >= 3
+        never_ahead(scenario)
+    if not scenario.ambiguous:
+        assert scenario.verdict.gaps == 0
     else:
-        assert cell.verdict.gaps > 0
+        assert scenario.verdict.gaps > 0
 
 
-def never_ahead(cell: Cell) -> None:
-    """Nothing was answered that the database had not done: it would seem to have gone back."""
-    assert cell.service.metric("uniqueid_counter_regressions_total") == 0
+def never_ahead(scenario: FaultScenario) -> None:
+    """No response came before its commit: the counter would have regressed."""
+    assert scenario.service.metric("uniqueid_counter_regressions_total") == 0
 
 
 def all_connections_cut_again_and_again(network: str, proxy: Proxy, url: str) -> None:
     """Cuts at any moment, whatever the connection is used for."""
-    with Cell("connections reset at random", network, url, ambiguous=True) as cell:
+    with FaultScenario("connections reset at random", network, url, ambiguous=True) as scenario:
         for _time in range(20):
             proxy.cut()
-            cell.load.more_answers(20)
-        never_ahead(cell)
+            scenario.load.more_answers(20)
+        never_ahead(scenario)
 
 
 def network_holds_everything(network: str, proxy: Proxy, url: str) -> None:
-    """What is held for longer than the time-out may arrive later and belongs to nobody."""
-    with Cell("network holds, then delivers", network, url, ambiguous=True) as cell:
+    """What is held for longer than the time-out may arrive later, for no client."""
+    with FaultScenario("network holds, then delivers", network, url, ambiguous=True) as scenario:
         proxy.hold()
-        cell.load.more(is_503, "a 503")
+        scenario.load.more(is_503, "a 503")
         proxy.go_on()
-        cell.load.more_answers(200)
+        scenario.load.more_answers(200)
 
 
 def connection_falls_silent_for_ever(network: str, proxy: Proxy, url: str) -> None:
     """A connection that stands and never answers is given up, and a new one made."""
-    with Cell("connection silent for ever", network, url, ambiguous=True) as cell:
+    with FaultScenario("connection silent forever", network, url, ambiguous=True) as scenario:
         proxy.silence()
-        cell.load.more(is_503, "a 503")
-        cell.load.more_answers(100)
+        scenario.load.more(is_503, "a 503")
+        scenario.load.more_answers(100)
         # And when the silence begins while the service looks whether the database is back.
         fired = proxy.fired + 1
         proxy.arm(fall_silent, 1)
         proxy.silence()
         servers.wait_until(lambda: proxy.fired >= fired, "a sign of life asked for in vain")
-        cell.load.more_answers(100)
-        assert cell.service.get("/readyz")[0] == 200
+        scenario.load.more_answers(100)
+        assert scenario.service.get("/readyz")[0] == 200
 
 
 def kill_9_of_the_worker(kind: str, new_url: NewURL) -> None:
     """uWSGI's master starts another worker, which goes on above everything."""
-    with Cell("kill -9 of the worker", kind, new_url(kind), ambiguous=False) as cell:
+    with FaultScenario("kill -9 of the worker", kind, new_url(kind), ambiguous=False) as scenario:
         for _time in range(2):
-            before = worker(cell.service)
+            before = worker(scenario.service)
             os.kill(before, signal.SIGKILL)
             servers.wait_until(lambda: not runs(before), "the worker's end")  # noqa: B023
-            cell.load.more_answers(100)
-            assert worker(cell.service) != before
+            scenario.load.more_answers(100)
+            assert worker(scenario.service) != before
 
 
-def end_and_start(cell: Cell, times: int) -> None:
-    """End the service of a cell in an orderly way, and start it again, some times."""
-    with cell:
+def end_and_start(scenario: FaultScenario, times: int) -> None:
+    """End the service of a scenario in an orderly way, and start it again, some times."""
+    with scenario:
         for _time in range(times):
-            before = worker(cell.service)
-            cell.service.signal(signal.SIGTERM)
-            assert cell.service.wait() == 0
+            before = worker(scenario.service)
+            scenario.service.signal(signal.SIGTERM)
+            assert scenario.service.wait() == 0
             assert not runs(before)
-            # What uWSGI says when it kills a worker that does not end by itself.
-            assert "NO MERCY" not in cell.service.log.read_text()
-            cell.service.start()
-            cell.load.more_answers(100)
-    assert cell.verdict.gaps == 0
+            # What uWSGI says when it kills a worker that does not end in time.
+            assert "NO MERCY" not in scenario.service.log.read_text()
+            scenario.service.start()
+            scenario.load.more_answers(100)
+    assert scenario.verdict.gaps == 0
 
 
-def share(cell: Cell) -> None:
-    """Have the services of a cell serve at the same time, and kill the last."""
-    with cell:
-        cell.load.more_answers(600)
-        os.kill(worker(cell.services[-1]), signal.SIGKILL)
-        cell.load.more_answers(300)
+def share(scenario: FaultScenario) -> None:
+    """Have the services of a scenario serve at the same time, and kill the last."""
+    with scenario:
+        scenario.load.more_answers(600)
+        os.kill(worker(scenario.services[-1]), signal.SIGKILL)
+        scenario.load.more_answers(300)
 
 
-def make_cell(
+def make_scenario(
     fault: str, kind: str, url: str, policy: str, initial: dict[str, int] | None = None
-) -> Cell:
-    """A cell with one of the two settings of on_regression."""
+) -> FaultScenario:
+    """A scenario with one of the two settings of on_regression."""
     settings = {"on_regression": policy}
-    return Cell(
+    return FaultScenario(
         f"{fault} ({policy})", kind, url, ambiguous=True, settings=settings, initial=initial
     )
 
 
-def check_what_is_said(cell: Cell, policy: str) -> None:
-    """The log, the metric and `/readyz` say what happened; under `stop` an operator mends it."""
-    service = cell.service
+def check_report_and_repair(scenario: FaultScenario, policy: str) -> None:
+    """The log, the metric and `/readyz` say what happened; under `stop` an operator repairs it."""
+    service = scenario.service
     if policy == "stop":
-        cell.load.more(is_regressed, "a refusal since a counter went back")
+        scenario.load.more(is_regressed, "a refusal since a counter regressed")
         status, document = service.get("/readyz")
         assert status == 503
         told = document["checks"]["counters"]
@@ -165,14 +165,14 @@ def check_what_is_said(cell: Cell, policy: str) -> None:
         )
         assert found, told
         since = time.monotonic()
-        cell.load.more(is_regressed, "a further refusal")
-        assert not any(call.answered and call.begin > since for call in cell.load.history.calls), (
-            "answered before the operator's command"
-        )
+        scenario.load.more(is_regressed, "a further refusal")
+        assert not any(
+            call.answered and call.begin > since for call in scenario.load.history.calls
+        ), "answered before the operator's command"
         for mode, expected in found:
             said = service.cmd("advance", "--mode", mode, "--to", expected)
             assert re.fullmatch(rf"{re.escape(mode)}: \d+ -> {expected}\n", said)
-    cell.load.more_answers(200)
+    scenario.load.more_answers(200)
     servers.wait_until(lambda: service.get("/readyz")[0] == 200, "the service being ready again")
     assert service.metric("uniqueid_counter_regressions_total") >= 1
     log = service.log.read_text()
@@ -197,32 +197,34 @@ def failover_to_a_lagging_replica(primary: servers.MariaDB, replica: servers.Mar
 
     with Proxy(primary.port) as proxy:
         url = primary.url(database, proxy.port)
-        with make_cell("failover to a lagging replica", "mariadb", url, "advance") as cell:
+        with make_scenario("failover to a lagging replica", "mariadb", url, "advance") as scenario:
             servers.wait_until(replicated, "the replica following")
             replica.sql("STOP SLAVE")
-            cell.load.more_answers(200)
+            scenario.load.more_answers(200)
             proxy.point_at(replica.port)
-            cell.load.more(is_503, "a 503, since the replica takes no writes")
+            scenario.load.more(is_503, "a 503, since the replica takes no writes")
             replica.sql("RESET SLAVE ALL; SET GLOBAL read_only = 0")
-            check_what_is_said(cell, "advance")
-        initial = cell.final
-        with make_cell("failover to a lagging replica", "mariadb", url, "stop", initial) as cell:
-            cell.load.more_answers(200)
+            check_report_and_repair(scenario, "advance")
+        initial = scenario.final
+        with make_scenario(
+            "failover to a lagging replica", "mariadb", url, "stop", initial
+        ) as scenario:
+            scenario.load.more_answers(200)
             proxy.point_at(primary.port)
-            check_what_is_said(cell, "stop")
+            check_report_and_repair(scenario, "stop")
 
 
 def sqlite_file_replaced_by_an_older_copy(policy: str, new_url: Callable[[str], str]) -> None:
     """A copy made with SQLite's backup takes the place of the file under the running service."""
     url = new_url("sqlite")
     path = Path(url.removeprefix("sqlite:///"))
-    with make_cell("file replaced", "sqlite", url, policy) as cell:
+    with make_scenario("file replaced", "sqlite", url, policy) as scenario:
         copy = path.with_name("copy.sqlite3")
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
-        cell.load.more_answers(200)
+        scenario.load.more_answers(200)
         os.replace(copy, path)
-        check_what_is_said(cell, policy)
+        check_report_and_repair(scenario, policy)
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
@@ -289,13 +291,13 @@ def a_backup_is_restored_while_the_service_is_down(
     """After a clean stop and after kill -9: the fence knows what the database has lost."""
     url = new_url(kind)
     chosen = fence_settings(fence, on_regression=policy)
-    with Cell(
+    with FaultScenario(
         f"restored while down, fence ({policy})", kind, url, ambiguous=True, settings=chosen
-    ) as cell:
+    ) as scenario:
         restore = backup(kind, url, request)
         for cleanly in (True, False):
-            cell.load.more_answers(200)
-            end(cell.service, cleanly=cleanly)
+            scenario.load.more_answers(200)
+            end(scenario.service, cleanly=cleanly)
             restore()
-            cell.service.start()
-            check_what_is_said(cell, policy)
+            scenario.service.start()
+            check_report_and_repair(scenario, policy)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import servers
-from cell import NOTES, connect, worker
+from fault_scenario import NOTES, connect, worker
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -129,7 +129,7 @@ _ODD = "\u00df\u0130\u0131\uff21\u0301\U0001f600 aA'\"`;%_\\"
 
 
 @st.composite
-def hostile_modes(draw: st.DrawFn) -> bytes:
+def malformed_modes(draw: st.DrawFn) -> bytes:
     """A request in good order, whose mode may be anything that a counter can be called."""
     mode = draw(
         st.text(min_size=1, max_size=255) | st.text(alphabet=_ODD, min_size=1, max_size=9)
@@ -173,7 +173,7 @@ def throw(kind: str, service: servers.Service, database: Any) -> None:
     """Send the requests one by one and compare answers and counters."""
     pid = worker(service)
     seen: dict[int, int] = {}
-    wanted = requests() if kind == "sqlite" else requests() | hostile_modes() | hostile_modes()
+    wanted = requests() if kind == "sqlite" else requests() | malformed_modes() | malformed_modes()
 
     @settings(
         max_examples=EXAMPLES[kind],
@@ -274,6 +274,6 @@ def test_clients_that_never_end_their_request_are_cut_off(tmp_path: Path) -> Non
             assert not received or re.match(rb"HTTP/1.1 40[08] ", received), received
         with closing(sqlite3.connect(path)) as database:
             assert taken("sqlite", database) == 5
-        # Nobody had the process ended by uWSGI's harakiri either.
+        # uWSGI's harakiri ended no process either.
         assert worker(service) == pid
         assert service.get("/readyz")[0] == 200

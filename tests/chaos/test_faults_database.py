@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import scenarios
 import servers
-from cell import Cell, kill_9
 from fault_proxy import (
     Plan,
     Proxy,
@@ -21,6 +20,7 @@ from fault_proxy import (
     cut_in_statement,
     is_commit,
 )
+from fault_scenario import FaultScenario, kill_9
 from history import is_503
 from load import CLIENTS
 
@@ -46,7 +46,7 @@ def test_kill_9_of_the_database(network: str, server: Server) -> None:
 
 
 def test_database_stopped_for_longer_than_the_time_out(network: str, server: Server) -> None:
-    """Callers get their 503 in time, and what the database does afterwards is nobody's."""
+    """Callers get their 503 in time, and the IDs of what the database does later are a gap."""
     scenarios.database_stopped_for_longer_than_the_time_out(network, server)
 
 
@@ -63,9 +63,9 @@ def test_connection_cut(
     network: str, proxy: Proxy, url: str, fault: str, plan: Plan, ambiguous: bool
 ) -> None:
     """The transaction is done again; only a COMMIT that arrived leaves a gap."""
-    # With fewer clients there are hardly any COMMITs (test_faults_alone.py).
-    cell = Cell(fault, network, url, ambiguous=ambiguous, clients=CLIENTS)
-    scenarios.cut(cell, proxy, plan)
+    # With fewer clients there are hardly any COMMITs (test_faults_one_client.py).
+    scenario = FaultScenario(fault, network, url, ambiguous=ambiguous, clients=CLIENTS)
+    scenarios.cut(scenario, proxy, plan)
 
 
 def test_all_connections_cut_again_and_again(network: str, proxy: Proxy, url: str) -> None:
@@ -77,41 +77,41 @@ def test_all_connections_cut_again_and_again(network: str, proxy: Proxy, url: st
     "late", [3.0, 1.9], ids=["later_than_the_driver_waits", "later_than_the_callers_wait"]
 )
 def test_commit_answer_comes_late(network: str, proxy: Proxy, url: str, late: float) -> None:
-    """The COMMIT was done, and its callers had a 503 before that was known: the IDs are nobody's.
+    """The COMMIT was done, and its callers had a 503 before that was known: no client has the IDs.
 
     The time-out is 2 seconds: for a caller since it asked, for the driver since the statement.
     """
     fault = f"answer of COMMIT {late:g} s late"
-    with Cell(fault, network, url, ambiguous=True, clients=CLIENTS) as cell:
+    with FaultScenario(fault, network, url, ambiguous=True, clients=CLIENTS) as scenario:
         for _time in range(2):
             fired = proxy.fired + 1
             # With the statements before it, both are more than a caller waits.
             proxy.delay("down", 0.1, 0.1)
             proxy.arm(answer_is_late(is_commit, late), 1)
-            cell.load.more(is_503, "a 503")
+            scenario.load.more(is_503, "a 503")
             servers.wait_until(lambda: proxy.fired >= fired, "the late answer")  # noqa: B023
             proxy.delay("down", 0, 0)
-            cell.load.more_answers(50)
-    assert cell.verdict.gaps > 0
+            scenario.load.more_answers(50)
+    assert scenario.verdict.gaps > 0
 
 
 def test_slow_network(network: str, proxy: Proxy, url: str) -> None:
     """50 to 150 ms for each piece in each direction cost time and nothing else."""
     settings = {"request_timeout": "20"}
     modes = ("file", "upload_job")
-    with Cell(
+    with FaultScenario(
         "slow network", network, url, ambiguous=False, modes=modes, settings=settings
-    ) as cell:
+    ) as scenario:
         for direction in ("up", "down"):
             proxy.delay(direction, 0.05, 0.15)
-        cell.load.more_answers(64)
+        scenario.load.more_answers(64)
         for direction in ("up", "down"):
             proxy.delay(direction, 0, 0)
-    assert (cell.verdict.unanswered, cell.verdict.gaps) == (0, 0)
+    assert (scenario.verdict.unanswered, scenario.verdict.gaps) == (0, 0)
 
 
 def test_network_holds_everything(network: str, proxy: Proxy, url: str) -> None:
-    """What is held for longer than the time-out may arrive later and belongs to nobody."""
+    """What is held for longer than the time-out may arrive later, for no client."""
     scenarios.network_holds_everything(network, proxy, url)
 
 
@@ -121,7 +121,7 @@ def test_connection_falls_silent_for_ever(network: str, proxy: Proxy, url: str) 
 
 
 def test_disk_full_under_sqlite(tmp_path: Path) -> None:
-    """No room to commit in is a 503; with room again the service answers again."""
+    """No space to commit is a 503; the service recovers when there is space."""
     small = tmp_path / "small"
     small.mkdir()
     as_root = [] if os.getuid() == 0 else ["sudo", "-n"]
@@ -129,14 +129,14 @@ def test_disk_full_under_sqlite(tmp_path: Path) -> None:
     subprocess.run([*as_root, *mount], check=True)
     try:
         url = f"sqlite:///{small}/db.sqlite3"
-        with Cell("disk full", "sqlite", url, ambiguous=True) as cell:
+        with FaultScenario("disk full", "sqlite", url, ambiguous=True) as scenario:
             filler = small / "filler"
             with pytest.raises(OSError, match="No space"):
                 filler.write_bytes(bytes(2**20))
-            cell.load.more(is_503, "a 503")
+            scenario.load.more(is_503, "a 503")
             filler.unlink()
-            cell.load.more_answers(200)
-            assert cell.service.get("/readyz")[0] == 200
+            scenario.load.more_answers(200)
+            assert scenario.service.get("/readyz")[0] == 200
     finally:
         subprocess.run([*as_root, "umount", str(small)], check=True)
 
@@ -144,11 +144,11 @@ def test_disk_full_under_sqlite(tmp_path: Path) -> None:
 def test_sigterm_while_the_database_is_away(network: str, server: Server) -> None:
     """The service ends in an orderly way all the same, and serves when both are back."""
     url = server.url(server.new_database())
-    with Cell("SIGTERM, database away", network, url, ambiguous=True) as cell:
+    with FaultScenario("SIGTERM, database away", network, url, ambiguous=True) as scenario:
         kill_9(server)
-        cell.load.more(is_503, "a 503")
-        cell.service.signal(signal.SIGTERM)
-        assert cell.service.wait() == 0
+        scenario.load.more(is_503, "a 503")
+        scenario.service.signal(signal.SIGTERM)
+        assert scenario.service.wait() == 0
         server.start()
-        cell.service.start()
-        cell.load.more_answers(100)
+        scenario.service.start()
+        scenario.load.more_answers(100)

@@ -1,4 +1,4 @@
-"""The database goes back while the service is down, and the fence itself is hurt."""
+"""Counters regress while the service is down, and faults of the fence file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import scenarios
 import servers
-from cell import NOTES, Cell, runs, worker
 from checker import check
+from fault_scenario import NOTES, FaultScenario, runs, worker
 from history import is_fence_damaged, is_fence_unavailable
 from load import Load
 
@@ -58,21 +58,21 @@ def test_without_a_fence_the_same_restore_repeats_ids(
 def test_a_clean_stop_and_a_reload_leave_no_gap(fence: Path, new_url: NewURL) -> None:
     """The lock goes from one process to the next, and the bound is brought back each time."""
     url = new_url("sqlite")
-    with Cell(
+    with FaultScenario(
         "SIGTERM and SIGHUP, fence",
         "sqlite",
         url,
         ambiguous=False,
         settings=scenarios.fence_settings(fence),
-    ) as cell:
-        before = worker(cell.service)
-        cell.service.signal(signal.SIGHUP)
+    ) as scenario:
+        before = worker(scenario.service)
+        scenario.service.signal(signal.SIGHUP)
         servers.wait_until(lambda: not runs(before), "the old worker's end")
-        cell.load.more_answers(100)
-        scenarios.end(cell.service, cleanly=True)
-        cell.service.start()
-        cell.load.more_answers(100)
-    assert cell.verdict.gaps == 0
+        scenario.load.more_answers(100)
+        scenarios.end(scenario.service, cleanly=True)
+        scenario.service.start()
+        scenario.load.more_answers(100)
+    assert scenario.verdict.gaps == 0
 
 
 def test_the_built_in_server_stops_cleanly_too(fence: Path, new_url: NewURL) -> None:
@@ -94,38 +94,38 @@ def test_the_fence_is_lost_or_truncated(fence: Path, new_url: NewURL) -> None:
         "is empty": lambda: os.truncate(fence, 0),
         "is damaged": lambda: os.truncate(fence, fence.stat().st_size // 2),
     }
-    with Cell(
+    with FaultScenario(
         "fence lost, truncated",
         "sqlite",
         url,
         ambiguous=True,
         settings=scenarios.fence_settings(fence),
-    ) as cell:
-        service = cell.service
+    ) as scenario:
+        service = scenario.service
         for number, (why, do) in enumerate(spoil.items()):
             do()
-            cell.load.more_answers(50)
+            scenario.load.more_answers(50)
             assert service.get("/readyz")[0] == 200
             assert service.log.read_text().count("removed or changed") == number + 1
             scenarios.end(service, cleanly=number == 1)
             do()
             service.start()
-            cell.load.more(is_fence_damaged, "a refusal since the fence is gone")
+            scenario.load.more(is_fence_damaged, "a refusal since the fence is gone")
             status, document = service.get("/readyz")
             assert status == 503
             assert why in document["checks"]["fence"]
             assert "fence --adopt" in document["checks"]["fence"]
             service.cmd("fence", "--adopt")
-            cell.load.more_answers(50)
+            scenario.load.more_answers(50)
             servers.wait_until(lambda: service.get("/readyz")[0] == 200, "the service being ready")
         assert service.metric("uniqueid_counter_regressions_total") == 0
 
 
-def test_each_of_several_services_knows_its_own_ids_alone(
+def test_each_of_several_services_knows_only_its_own_ids(
     tmp_path: Path, new_url: NewURL, request: pytest.FixtureRequest
 ) -> None:
     """A new one waits until its fence is adopted, while the first serves. After a restore the one
-    that is up first repeats what the other handed out, and with both up nothing comes twice."""
+    that starts first repeats IDs of the other; with both running no ID is repeated."""
     url = new_url("postgresql")
     services = []
     for name in ("one", "other"):
@@ -179,25 +179,25 @@ def fill(file: Path) -> None:
 
 
 def test_the_fence_is_on_a_full_disk(small_disk: Path, new_url: NewURL) -> None:
-    """What cannot be fenced is a 503; with room again the service answers again."""
+    """An allocation that cannot be fenced is a 503; the service recovers when there is space."""
     url = new_url("sqlite")
     # So small that the committer has to write the fence again and again.
     chosen = scenarios.fence_settings(small_disk / "fence.json", fence_window="1000")
-    with Cell(
-        "fence on a full disk", "sqlite", url, ambiguous=True, settings=chosen, alone=False
-    ) as cell:
+    with FaultScenario(
+        "fence on a full disk", "sqlite", url, ambiguous=True, settings=chosen, uncontended=False
+    ) as scenario:
         filler = small_disk / "filler"
         fill(filler)
-        cell.load.more(is_fence_unavailable, "a 503")
-        status, document = cell.service.get("/readyz")
+        scenario.load.more(is_fence_unavailable, "a 503")
+        status, document = scenario.service.get("/readyz")
         assert status == 503
         assert "No space left" in document["checks"]["fence"]
-        assert cell.service.metric("uniqueid_fence_write_errors_total") >= 1
+        assert scenario.service.metric("uniqueid_fence_write_errors_total") >= 1
         # A worker that is killed meanwhile starts on the file as it was last written.
-        os.kill(worker(cell.service), signal.SIGKILL)
-        cell.load.more(is_fence_unavailable, "a 503")
+        os.kill(worker(scenario.service), signal.SIGKILL)
+        scenario.load.more(is_fence_unavailable, "a 503")
         filler.unlink()
-        cell.load.more_answers(200)
-        servers.wait_until(lambda: cell.service.get("/readyz")[0] == 200, "being ready")
+        scenario.load.more_answers(200)
+        servers.wait_until(lambda: scenario.service.get("/readyz")[0] == 200, "being ready")
         with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database:
             assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

@@ -1,4 +1,4 @@
-"""The database goes back under the running service: failover to a lagging replica, a restore."""
+"""Counters regress under the running service: failover to a lagging replica, a restore."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def test_postgresql_restored_from_a_base_backup(
     database = hurt_postgresql.new_database()
     with Proxy(hurt_postgresql.port) as proxy:
         url = hurt_postgresql.url(database, proxy.port)
-        with scenarios.make_cell("base backup restored", "postgresql", url, policy) as cell:
+        with scenarios.make_scenario("base backup restored", "postgresql", url, policy) as scenario:
             restored = RestoredPostgreSQL(hurt_postgresql)
             with servers.running(restored):
-                cell.load.more_answers(200)
+                scenario.load.more_answers(200)
                 proxy.point_at(restored.port)
-                scenarios.check_what_is_said(cell, policy)
-                cell.finish()
+                scenarios.check_report_and_repair(scenario, policy)
+                scenario.finish()
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -69,14 +69,16 @@ def test_postgresql_restored_from_a_dump(policy: str, hurt_postgresql: servers.P
     """The database is dropped under the running service and made again from an older dump."""
     server = hurt_postgresql
     database = server.new_database()
-    with scenarios.make_cell("dump restored", "postgresql", server.url(database), policy) as cell:
+    with scenarios.make_scenario(
+        "dump restored", "postgresql", server.url(database), policy
+    ) as scenario:
         dump = server.dump(database)
-        cell.load.more_answers(200)
+        scenario.load.more_answers(200)
         server.sql(f"DROP DATABASE {database} WITH (FORCE)")
         server.sql(f"CREATE DATABASE {database}")
-        cell.load.more(is_503, "a 503, since there is no table")
+        scenario.load.more(is_503, "a 503, since there is no table")
         server.sql(f"BEGIN;\n{dump}\nCOMMIT;", database)
-        scenarios.check_what_is_said(cell, policy)
+        scenarios.check_report_and_repair(scenario, policy)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -86,16 +88,16 @@ def test_sqlite_file_replaced_by_an_older_copy(policy: str, new_url: Callable[[s
 
 
 def test_sqlite_file_overwritten_in_place(new_url: Callable[[str], str]) -> None:
-    """What nobody should do, a copy written over the open file, hands nothing out twice either."""
+    """A copy written over the open file, which is a mistake, repeats no ID either."""
     url = new_url("sqlite")
     path = Path(url.removeprefix("sqlite:///"))
-    with scenarios.make_cell("file overwritten in place", "sqlite", url, "advance") as cell:
+    with scenarios.make_scenario("file overwritten in place", "sqlite", url, "advance") as scenario:
         copy = path.with_name("copy.sqlite3")
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
-        cell.load.more_answers(200)
+        scenario.load.more_answers(200)
         shutil.copyfile(copy, path)
-        cell.load.more_answers(200)
+        scenario.load.more_answers(200)
 
 
 def test_sqlite_file_gone_for_a_while(new_url: Callable[[str], str]) -> None:
@@ -103,10 +105,10 @@ def test_sqlite_file_gone_for_a_while(new_url: Callable[[str], str]) -> None:
     url = new_url("sqlite")
     path = Path(url.removeprefix("sqlite:///"))
     away = path.with_name("away")
-    with scenarios.make_cell("file gone for a while", "sqlite", url, "stop") as cell:
+    with scenarios.make_scenario("file gone for a while", "sqlite", url, "stop") as scenario:
         os.rename(path, away)
-        cell.load.more(is_503, "a 503")
+        scenario.load.more(is_503, "a 503")
         assert not path.exists()
         os.rename(away, path)
-        cell.load.more_answers(200)
-        assert cell.service.metric("uniqueid_counter_regressions_total") == 0
+        scenario.load.more_answers(200)
+        assert scenario.service.metric("uniqueid_counter_regressions_total") == 0

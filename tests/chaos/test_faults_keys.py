@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import servers
-from cell import Cell, kill_9, runs, worker
 from fault_proxy import Proxy, commit_answer_is_lost, commit_never_arrives
+from fault_scenario import FaultScenario, kill_9, runs, worker
 from history import is_503
 from keyed import KeyedLoad
 
@@ -21,8 +21,8 @@ NewURL = Callable[[str], str]
 Server = servers.MariaDB | servers.PostgreSQL
 
 
-class KeyedCell(Cell):
-    """A cell with a load that has keys as well."""
+class KeyedCell(FaultScenario):
+    """A scenario with a load that has keys as well."""
 
     def __enter__(self) -> KeyedCell:
         super().__enter__()
@@ -46,22 +46,22 @@ class KeyedCell(Cell):
 
 def test_kill_9_of_the_worker(kind: str, new_url: NewURL) -> None:
     """What the killed process had committed without answering is answered by the next."""
-    with KeyedCell("keys: kill -9 of the worker", kind, new_url(kind), ambiguous=False) as cell:
+    with KeyedCell("keys: kill -9 of the worker", kind, new_url(kind), ambiguous=False) as scenario:
         for _time in range(3):
-            before = worker(cell.service)
+            before = worker(scenario.service)
             os.kill(before, signal.SIGKILL)
             servers.wait_until(lambda: not runs(before), "the worker's end")  # noqa: B023
-            cell.keyed.more_answers(20)
+            scenario.keyed.more_answers(20)
 
 
 def test_kill_9_of_the_database(network: str, server: Server) -> None:
     """What was committed is found again when it is back, and what was not is done."""
     url = server.url(server.new_database())
-    with KeyedCell("keys: kill -9 of the database", network, url, ambiguous=True) as cell:
+    with KeyedCell("keys: kill -9 of the database", network, url, ambiguous=True) as scenario:
         kill_9(server)
-        cell.load.more(is_503, "a 503")
+        scenario.load.more(is_503, "a 503")
         server.start()
-        cell.keyed.more_answers(20)
+        scenario.keyed.more_answers(20)
 
 
 @pytest.fixture
@@ -77,13 +77,13 @@ def test_connections_cut_around_commit(network: str, server: Server, proxy: Prox
     url = server.url(server.new_database(), proxy.port)
     with KeyedCell(
         "keys: cut around COMMIT, 2 services", network, url, ambiguous=True, processes=2
-    ) as cell:
+    ) as scenario:
         for plan in (commit_answer_is_lost, commit_never_arrives, commit_answer_is_lost):
             fired = proxy.fired + 3
             proxy.arm(plan, 3)
             servers.wait_until(lambda: proxy.fired >= fired, "the cuts")  # noqa: B023
-            cell.keyed.more_answers(10)
+            scenario.keyed.more_answers(10)
         for _time in range(10):
             proxy.cut()
-            cell.keyed.more_answers(5)
-        assert cell.service.metric("uniqueid_replays_total") > 0
+            scenario.keyed.more_answers(5)
+        assert scenario.service.metric("uniqueid_replays_total") > 0

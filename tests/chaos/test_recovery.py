@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import servers
-from cell import NOTES, kill_9, worker
+from fault_scenario import NOTES, kill_9, worker
 
 RESTARTS = 50
 REQUESTS = 200_000
 WARM_UP = 20_000
 GROWTH = 4 * 2**20
-"""Bytes by which a process may grow over so many requests: less than 21 bytes a request."""
+"""Bytes by which a process may grow over this many requests: less than 21 bytes a request."""
 
 _SESSIONS = {
     "mariadb": "SELECT count(*) FROM information_schema.processlist WHERE db = '{}'",

@@ -418,7 +418,7 @@ class Cluster:
             self._start(key, found)
 
     def _start(self, key: tuple[str, str, str, str], pod: Object) -> None:
-        """A pod that is nobody's, as the one of `helm test`, has run."""
+        """A pod without an owner, as the one of `helm test`, has run."""
         if self._can_run(key[2], f"Pod {key[3]}", pod["spec"]):
             self._settle(key, self._pod_status("Succeeded"))
 
@@ -566,7 +566,7 @@ class Cluster:
     def watch(
         self, resource: str, namespace: str, chosen: Callable[[Object], bool], since: int
     ) -> Iterator[Object | None]:
-        """Events after a version, for ever; None every second in which there is none."""
+        """Events after a version, forever; None every second in which there is none."""
         place = 0
         while True:
             with self._changed:

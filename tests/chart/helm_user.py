@@ -15,7 +15,7 @@ from servers import CHECKOUT
 
 
 class User:
-    """Somebody with Helm, kubectl and a cluster."""
+    """A user with Helm, kubectl and a cluster."""
 
     def __init__(self, where: cluster.Cluster, home: Path, major: int) -> None:
         self.cluster = where

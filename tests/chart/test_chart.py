@@ -691,7 +691,7 @@ def test_f5_s_nginx_passes_every_header_on(service: servers.Service) -> None:
 
 
 def test_haproxy_reads_the_preset(service: servers.Service) -> None:
-    """HAProxy takes the lines as they are, and mends headers that were changed on the way."""
+    """HAProxy takes the lines as they are, and restores headers that were changed on the way."""
     annotations = helm.one(_ingress("haproxy"), "Ingress")["metadata"]["annotations"]
     lines = ["http-response del-header Cache-Control", "http-response set-header Vary Accept"]
     lines += [
@@ -701,7 +701,7 @@ def test_haproxy_reads_the_preset(service: servers.Service) -> None:
     lines += annotations["haproxy.org/backend-config-snippet"].splitlines()
     with servers.running(controllers.HAProxy(service.port, lines)) as proxy:
         assert isinstance(proxy, controllers.HAProxy)
-        response = proxy.get("/getid?range=1&mode=mended")
+        response = proxy.get("/getid?range=1&mode=restored")
     assert {name: response.getheader(name) for name in HEADERS} == HEADERS
 
 
@@ -919,7 +919,7 @@ def test_the_network_policy_admits_who_is_named_only(network: cases.Values) -> N
     on = {"networkPolicy": {"enabled": True}}
     policy = helm.one(helm.render(on), "NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
-    assert policy["egress"] == [], "SQLite needs nobody"
+    assert policy["egress"] == [], "SQLite needs no other host"
     (rule,) = policy["ingress"]
     assert rule["ports"] == [{"port": "http", "protocol": "TCP"}]
     names = [peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for peer in rule["from"]]

@@ -115,7 +115,7 @@ def test_other_names_on_an_upgrade_start_no_counters(user: User, override: str) 
 
 
 def test_a_rollback_to_the_first_revision_has_its_deadline(user: User) -> None:
-    """The permission is not made anew."""
+    """The permission is not given again."""
     user.install()
     first = dbsync(user.template()["spec"])
     user.install("upgrade", {"settings": {"max_range": 5}})
@@ -127,7 +127,7 @@ def test_a_first_installation_that_an_upgrade_repairs(user: User, mariadb: serve
     """With a wrong password nothing was created: the value for a deliberate start does it."""
     user.install(values=MYSQL)
     name = mariadb.new_database()
-    wrong = mariadb.url(name).replace(mariadb.USER, "nobody", 1) + "?"
+    wrong = mariadb.url(name).replace(mariadb.USER, "stranger", 1) + "?"
     result = subprocess.run(
         [BIN / "pacifica-uniqueid-cmd", *dbsync(user.template()["spec"])[1:]],
         env={

@@ -87,7 +87,7 @@ def test_an_upgrade_to_another_version_of_the_chart_is_accepted(user: User, tmp_
 
 def test_one_fence_becomes_several_and_their_claims_stay(user: User, tmp_path: Path) -> None:
     """More replicas change the kind; a later chart, other labels, other numbers of pods, a deleted
-    pod, an uninstall and the way back to one lose no claim and make none anew."""
+    pod, an uninstall and the way back to one lose no claim and make no second one."""
     user.secret("counters", password="x")
     fence = helm.merge(cases.MYSQL, cases.FENCE)
     user.install(values=fence)

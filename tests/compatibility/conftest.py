@@ -1,4 +1,4 @@
-"""The old service's databases, as it was told where they are."""
+"""The legacy service's databases, as it was told where they are."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class OldDatabase:
 
 
 PLAIN = "plain"
-"""A user and a password without special characters: the old service does not decode its URL."""
+"""A user and a password without special characters: the legacy service does not decode its URL."""
 
 
 def mariadb_database(

@@ -64,7 +64,7 @@ OTHER: tuple[tuple[str, str, Answer | int | None, int], ...] = (
     ("DELETE", "/", 405, 405),
     ("GET", "/nothing", 404, 404),
 )
-"""Method, target, what the old service answers, the status of this one. None: no answer."""
+"""Method, target, what the legacy service answers, the status of this one. None: no answer."""
 
 
 def ask(site: Site, method: str, target: str) -> Answer | None:
@@ -85,7 +85,7 @@ def ask(site: Site, method: str, target: str) -> Answer | None:
 
 @pytest.fixture
 def sites(make_site: MakeSite, tmp_path: Path) -> tuple[Site, Site]:
-    """The old service and this one, each with an empty database."""
+    """The legacy service and this one, each with an empty database."""
     found = []
     for name, package in (("old", upstream.old("0.5.1")), ("new", BIN)):
         site = make_site(f"sqliteext:///{tmp_path}/{name}.sqlite3", package)
@@ -96,7 +96,7 @@ def sites(make_site: MakeSite, tmp_path: Path) -> tuple[Site, Site]:
 
 
 def test_what_consumers_rely_on_is_answered_alike(sites: tuple[Site, Site]) -> None:
-    """Status and JSON of every request that the old service meets are the same."""
+    """Status and JSON of every request that the legacy service meets are the same."""
     old, new = sites
     for target in SAME:
         expected = ask(old, "GET", target)
@@ -118,7 +118,7 @@ def test_what_differs_is_what_the_documentation_says(sites: tuple[Site, Site]) -
             assert was[0] == before, (method, target, was)
         assert now[0] == after, (method, target, now)
         if now[0] >= 400 and method != "HEAD":
-            # The old service's keys are there; the traceback is not.
+            # The legacy service's keys are there; the traceback is not.
             assert now[1]["status"] == now[0]
             assert now[1]["message"]
             assert "Traceback" not in json.dumps(now[1])

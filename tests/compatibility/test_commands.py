@@ -118,7 +118,7 @@ def test_the_documented_commands_work_word_for_word(path: Path) -> None:
 
 
 def test_both_options_of_the_old_command_take_a_file(path: Path) -> None:
-    """`pacifica-uniqueid-cmd -c CONFIG dbsync` and `dbchk` read the old service's file."""
+    """`pacifica-uniqueid-cmd -c CONFIG dbsync` and `dbchk` read the legacy service's file."""
     Path("config.ini").write_text(
         "[database]\npeewee_url = sqliteext:///mine.sqlite3\n"
         "connect_attempts = 10\nconnect_wait = 20\n"

@@ -89,7 +89,7 @@ class Neighbours:
                     self.answer({"status": "success"})
                 else:
                     number = self.path.removeprefix("/archive/")
-                    # The archive would overwrite a file whose ID was handed out twice.
+                    # The archive would overwrite a file whose ID was allocated twice.
                     assert number not in neighbours.files
                     neighbours.files[number] = content
                     self.answer({"total_bytes": str(len(content))})

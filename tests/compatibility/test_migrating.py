@@ -1,4 +1,4 @@
-"""docs/migrating.md, followed to the letter by an operator of the old service."""
+"""docs/migrating.md, followed to the letter by an operator of the legacy service."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def page_commands() -> list[str]:
 
 
 class Operator:
-    """A machine with the old service, installed as its documentation says."""
+    """A machine with the legacy service, installed as its documentation says."""
 
     def __init__(self, home: Path, programs: Path, net: network.Network) -> None:
         self.programs = programs

@@ -1,4 +1,4 @@
-"""Sites of the old service whose package is swapped, and swapped back."""
+"""Sites of the legacy service whose package is swapped, and swapped back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODES = ("file", "upload_job", "päth ☃", "a'; DROP TABLE uniqueindex; --")
 
 
 class Ledger:
-    """Every range that was handed out, by whichever service."""
+    """Every range that was allocated, by whichever service."""
 
     def __init__(self) -> None:
         self.ranges: dict[str, list[tuple[int, int]]] = {}
@@ -50,7 +50,7 @@ class Ledger:
         self.ranges.setdefault(mode, []).append(numbers)
 
     def next_ids(self) -> dict[str, int]:
-        """Each mode's next ID; everything before it was handed out once, and nothing twice."""
+        """Each mode's next ID; everything before it was allocated once, and nothing twice."""
         found = {}
         for mode, ranges in self.ranges.items():
             expected = 1
@@ -147,7 +147,7 @@ def test_the_old_service_starts_from_tables_that_this_one_made(
 def test_a_32_bit_column_of_old_releases_is_widened(
     old_database: OldDatabase, make_site: MakeSite
 ) -> None:
-    """dbsync keeps the values, and the counter passes the 32 bits; the old service follows."""
+    """dbsync keeps the values, and the counter passes the 32 bits; the legacy service follows."""
     key = '"index"' if old_database.kind != "mariadb" else "`index`"
     old_database.sql(
         f"CREATE TABLE uniqueindex (id VARCHAR(255) NOT NULL PRIMARY KEY, {key} INTEGER NOT NULL)"

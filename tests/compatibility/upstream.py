@@ -68,7 +68,7 @@ def plain() -> Path:
 
 
 def old(version: str) -> Path:
-    """The programs of a release of the old service."""
+    """The programs of a release of the legacy service."""
     return environment(f"uniqueid-{version}", f"pacifica-uniqueid=={version}", *OLD)
 
 

@@ -14,7 +14,7 @@ from .direct import Direct
 
 @pytest.fixture
 def make_store(database_url: str) -> Iterator[Callable[..., Direct]]:
-    """Makes stores on one database, as so many replicas."""
+    """Makes stores on one database, as several replicas do."""
     made: list[Direct] = []
 
     def make(**options: Any) -> Direct:

@@ -93,7 +93,7 @@ def kind(pair: Pair) -> str:
 def make(
     pair: Pair, bare: Direct, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Direct]]:
-    """Makes stores on a database whose table has the pair's collation, as so many processes."""
+    """Makes stores on a database whose table has the pair's collation, as several processes do."""
     old_table(pair, bare, request)
     made: list[Direct] = []
 
@@ -255,7 +255,7 @@ def served(server: Server, mode: str, ids: tuple[int, int]) -> bool:
 def test_a_counter_under_another_name_is_no_regression(
     pair: Pair, make: Callable[..., Direct], request: pytest.FixtureRequest
 ) -> None:
-    """Its row was made anew with the right value, as a copy to another table can do it."""
+    """Its row was inserted again with the right value, as a copy to another table does it."""
     direct, operator = make(), make()
     with Server(direct, repair=False) as server:
         assert server.allocate(pair.one, 10) == (1, 10)

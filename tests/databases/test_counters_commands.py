@@ -44,7 +44,7 @@ def test_advance_and_show(direct: Direct) -> None:
 
 
 def test_advance_beside_allocations(make_store: Callable[..., Direct]) -> None:
-    """Neither undoes the other: what is skipped is nobody's."""
+    """Neither undoes the other: what is skipped is allocated to no client."""
     direct = make_store()
     direct.first("m")
     with ThreadPoolExecutor(1) as pool:
@@ -68,7 +68,7 @@ def test_advance_beside_allocations(make_store: Callable[..., Direct]) -> None:
 
 @pytest.mark.parametrize("kind", ["mariadb"])
 def test_advance_knows_a_counter_by_another_spelling(kind: str, bare: Direct) -> None:
-    """Where letters' case does not count, as in tables of the old service."""
+    """Where letters' case does not count, as in tables of the legacy service."""
     bare.store.open()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(cmd, bare.url, "dbsync").result()

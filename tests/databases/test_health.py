@@ -80,7 +80,7 @@ def test_a_database_that_is_away_is_told_and_seen_again(server: MariaDB | Postgr
 
 
 def test_tables_that_go_away_are_told(tmp_path: Path) -> None:
-    """By the schema's check, with the command that mends it."""
+    """By the schema's check, with the command that repairs it."""
     file = tmp_path / "db.sqlite3"
     with servers.running(Service(f"sqlite:///{file}")) as service:
         assert isinstance(service, Service)

@@ -69,7 +69,7 @@ def statements(direct: Direct, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_key_gets_its_range_again(direct: Direct) -> None:
-    """However often it is asked for, and whatever else is handed out in between."""
+    """However often it is asked for, and whatever else is allocated in between."""
     assert placed(direct, entry("file", 10, "one")) == RecordedRange(1)
     assert direct.first("file", 5) == 11
     for times in (1, 2):
@@ -174,7 +174,7 @@ def test_a_new_key_costs_a_batch_one_statement_and_no_key_none(
 
 
 def test_refused_requests_leave_their_key_free(make_store: Callable[..., Direct]) -> None:
-    """Too many modes, a counter at its end, a counter that went back: nothing is recorded."""
+    """Too many modes, a counter at its end, a regressed counter: nothing is recorded."""
     direct = make_store(max_modes=1)
     direct.first("file")
     assert isinstance(record(direct, entry("new", 1, "one"))["new"], TooManyModes)
@@ -212,7 +212,7 @@ def test_a_replay_keeps_its_counter_above_it(direct: Direct) -> None:
 def test_a_record_that_is_lost_between_reading_and_confirming_is_no_answer(
     direct: Direct, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a failover in between: the next try allocates anew, above it."""
+    """As after a failover in between: the next attempt allocates above it."""
     placed(direct, entry("file", 10, "one"))
     find = direct.store.journal.find
 
@@ -231,7 +231,7 @@ def test_a_record_that_is_lost_between_reading_and_confirming_is_no_answer(
 def test_four_processes_with_the_same_keys(
     make_store: Callable[..., Direct], same_mode: bool
 ) -> None:
-    """Each key gets one range, whoever comes first; with another mode it is refused."""
+    """Each key gets one range, whichever request is first; with another mode it is refused."""
     stores = [make_store() for _ in range(4)]
     barrier = threading.Barrier(4)
     rounds = 15
@@ -339,7 +339,7 @@ def test_without_the_table_only_entries_are_refused(bare: Direct) -> None:
 
 
 def test_what_has_expired_is_deleted_step_by_step(direct: Direct) -> None:
-    """The oldest first and so many at once, and nothing else."""
+    """The oldest first and this many at once, and nothing else."""
     old = [entry("file", 1, f"old {number}", expires=number + 1) for number in range(7)]
     record(direct, *old, entry("file", 1, "kept"), entry("file", 1))
     direct.store.need_journal()
@@ -392,7 +392,7 @@ def test_two_processes_may_prune_at_once(make_store: Callable[..., Direct]) -> N
 
 
 def test_who_has_an_id(direct: Direct) -> None:
-    """The row of its range, with all that was said; nobody for what was not recorded."""
+    """The row of its range, with all its fields; none for what was not recorded."""
     at = now()
     record(direct, entry("file", 10))
     facts = {"caller": "ingest", "client": "ingest/1.0 (\\xe4)", "request_id": "r-1", "time": at}
@@ -454,7 +454,7 @@ def make_allocator(make_store: Callable[..., Direct]) -> Iterator[Callable[[], A
 def test_a_key_that_the_database_forgot_gets_a_second_range_above_the_first(
     make_allocator: Callable[[], Allocator], direct: Direct
 ) -> None:
-    """Counter and journal went back together, by a failover or a restore: no ID comes twice."""
+    """Counter and journal regressed together, by a failover or a restore: no ID is repeated."""
     allocator = make_allocator()
     assert allocator.allocate("file", 10, entry("file", 10, "one")).first == 1
     with db_session:

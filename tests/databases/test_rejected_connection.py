@@ -41,7 +41,7 @@ def test_mariadb_rejects_password_user_and_database(mariadb: servers.MariaDB) ->
     url = mariadb.url(name)
     password = url.split(":")[2].split("@")[0]
     rejected(url.replace(password, "swordfish"), "Access denied", "swordfish")
-    rejected(url.replace(mariadb.USER, "nobody", 1), "Access denied")
+    rejected(url.replace(mariadb.USER, "stranger", 1), "Access denied")
     rejected(url.replace(name, "mysql"), "Access denied")
     rejected(url.replace(name, "test_no_such"), "Unknown database")
 
@@ -59,7 +59,7 @@ def test_postgresql_rejects_password_user_and_database(postgresql: servers.Postg
         wrong = url.replace(postgresql.USER, "guarded:swordfish", 1)
         rejected(wrong, "password authentication failed", "swordfish")
         rejected(url.replace(postgresql.USER, "unlisted", 1), "pg_hba.conf rejects")
-        rejected(url.replace(postgresql.USER, "nobody", 1), 'role "nobody" does not exist')
+        rejected(url.replace(postgresql.USER, "stranger", 1), 'role "stranger" does not exist')
         rejected(url.replace(name, "no_such"), 'database "no_such" does not exist')
     finally:
         rules.write_text(before)

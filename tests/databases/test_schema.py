@@ -140,7 +140,7 @@ def test_several_processes_may_sync_at_once(bare: Direct) -> None:
 
 
 def test_a_new_sqlite_file_may_be_opened_by_several_at_once(tmp_path: Path) -> None:
-    """SQLite does not wait by itself while two set the journal mode."""
+    """SQLite does not wait while two processes set the journal mode."""
     barrier = threading.Barrier(4)
 
     def look(number: int) -> None:

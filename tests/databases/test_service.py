@@ -8,7 +8,7 @@ import servers
 
 
 def test_64_clients_get_disjoint_ranges_without_gap_or_error(database_url: str) -> None:
-    """Nobody gets an ID twice, none is lost, and every answer is a 200."""
+    """No ID is allocated twice, none is lost, and every response is a 200."""
     service = servers.Service(database_url)
     with servers.running(service):
 

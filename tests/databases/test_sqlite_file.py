@@ -364,7 +364,7 @@ def test_two_services_on_one_file_that_is_replaced(path: Path) -> None:
 
 
 def test_a_crash_leaves_a_log_that_is_applied(service: Service, path: Path) -> None:
-    """It is the file's own: the next start needs nobody."""
+    """It is the file's own: the next start needs no operator."""
     assert take(service, 5) == (1, 5)
     service.kill()
     assert log_of(path).stat().st_size
@@ -385,12 +385,12 @@ def test_the_service_unlinks_and_renames_nothing(service: Service, path: Path) -
         assert connection.execute("SELECT id FROM uniqueindex").fetchall() == [("file",)]
 
 
-# -- a file that is mounted or linked by itself -----------------------------------------------
+# -- a file that is a mount point or has links -------------------------------------------------
 
 
 @contextmanager
 def bound(source: Path, target: Path) -> Iterator[None]:
-    """Mount a file or a directory by itself, as a container's volume."""
+    """Mount a single file or a directory, as a container's volume."""
     as_root = [] if os.getuid() == 0 else ["sudo", "-n"]
     subprocess.run([*as_root, "mount", "--bind", str(source), str(target)], check=True)
     try:

@@ -108,7 +108,7 @@ def test_counters_that_nobody_else_moves_are_moved_by_one_statement(
     counts = {mode: number for number, mode in enumerate(MODES, 1)}
     direct.advance(counts)
     words = statements(direct, monkeypatch)
-    # With floors, as the allocator has them, nobody counts the modes.
+    # With high-water marks, as the allocator has them, the modes are not counted.
     outcomes = direct.advance(counts, {mode: count + 1 for mode, count in counts.items()})
     assert words == ["UPDATE"]
     assert {mode: outcome.first for mode, outcome in outcomes.items()} == {  # type: ignore[union-attr]
@@ -155,7 +155,7 @@ def test_a_counter_that_others_move_is_read(
 
 
 def test_a_counter_that_went_back_is_not_moved_on_unread(direct: Direct) -> None:
-    """Not even when it went back to where this store once left it."""
+    """Not even when it regressed to where this store once left it."""
     assert [direct.first("file", 10), direct.first("file", 10)] == [1, 11]
     with db_session:
         assert direct.store._counters._update("file", 21, 11)
@@ -324,7 +324,7 @@ def test_a_locked_counter_is_reported_busy_and_the_others_go_on(
 def test_a_mode_that_an_old_table_cannot_hold_is_refused_alone(
     bare: Direct, mariadb: MariaDB, collation: str
 ) -> None:
-    """The old service made its table in the database's own character set."""
+    """The legacy service made its table in the database's own character set."""
     old_table(bare, mariadb, collation)
     outcomes = bare.advance({"😀": 1, "file": 1})
     assert isinstance(outcomes["😀"], ModeNotStorable)
@@ -345,7 +345,7 @@ def old_table(direct: Direct, mariadb: MariaDB, collation: str) -> None:
 def test_spellings_that_an_old_table_takes_for_one_are_one_counter(
     bare: Direct, mariadb: MariaDB
 ) -> None:
-    """Still no ID twice, also in one transaction, and also after the counter went back."""
+    """Still no ID twice, also in one transaction, and also after a counter regression."""
     old_table(bare, mariadb, "utf8mb4_general_ci")
     outcomes = bare.advance({"file": 10, "FILE": 5, "file ": 3, "other": 1})
     ranges = sorted(
@@ -365,7 +365,7 @@ def test_spellings_that_an_old_table_takes_for_one_are_one_counter(
 
 @pytest.mark.parametrize("kind", ["mariadb"])
 def test_a_32_bit_column_would_not_be_bent_to_fit(direct: Direct, mariadb: MariaDB) -> None:
-    """MariaDB outside its strict mode stores the highest value instead, for ever the same."""
+    """MariaDB outside its strict mode stores the highest value instead, the same forever."""
     name = direct.store.url.database
     mariadb.sql("ALTER TABLE uniqueindex MODIFY `index` INTEGER NOT NULL", name)
     mariadb.sql(f"INSERT INTO uniqueindex VALUES ('file', {2**31 - 5})", name)

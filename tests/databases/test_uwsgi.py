@@ -28,7 +28,7 @@ def service(url: str) -> Iterator[Service]:
 
 
 def failed_start(service: Service) -> str:
-    """Start what cannot serve; what it said when it had ended by itself."""
+    """Start what cannot serve; what it printed before it ended."""
     try:
         service.launch()
         assert service.wait() != 0
@@ -48,7 +48,7 @@ def test_more_than_one_process_is_refused(url: str, options: tuple[str, ...]) ->
 
 
 def test_an_absent_schema_ends_the_start(url: str) -> None:
-    """Nobody starts at 1 again because of a mistyped path."""
+    """No service starts at 1 again because of a mistyped path."""
     log = failed_start(Service(url))
     assert "run 'pacifica-uniqueid-cmd dbsync'" in log
     assert "Traceback" not in log
@@ -77,7 +77,7 @@ def test_a_bad_setting_ends_the_start(url: str) -> None:
 def hold_up(
     service: Service, pool: ThreadPoolExecutor, number: int
 ) -> tuple[sqlite3.Connection, list[Future[tuple[int, dict[str, int]]]]]:
-    """Lock the database and let so many requests wait for it."""
+    """Lock the database and let this many requests wait for it."""
     path = service.database_url.removeprefix("sqlite:///")
     lock = sqlite3.connect(path, isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")

@@ -36,7 +36,7 @@ def main(url: str, mode: str, threads: int, seconds: float, most: int) -> dict[s
             except (OSError, ValueError) as error:
                 with lock:
                     failures.append(str(error))
-                # Nobody is there: wait a moment, so that the requests last for the time.
+                # No server is there: wait a moment, so that the requests last for the time.
                 time.sleep(0.1)
 
     workers = [threading.Thread(target=ask, args=(number,)) for number in range(threads)]

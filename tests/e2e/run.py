@@ -206,7 +206,7 @@ class Run:
         if not ranges:
             raise Broken(f"{name}: no request was met; {failures[:3]}")
         if min(first for first, _last in ranges) <= before:
-            raise Broken(f"{name}: IDs up to {before} were handed out before, and now again")
+            raise Broken(f"{name}: IDs up to {before} were allocated before, and now again")
         self.ranges += ranges
         shared = overlap(self.ranges)
         if shared:

@@ -1,4 +1,4 @@
-"""Whether ranges that were handed out are each somebody's alone."""
+"""Whether allocated ranges are disjoint."""
 
 from __future__ import annotations
 

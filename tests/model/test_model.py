@@ -72,7 +72,7 @@ def verdicts(directory: Path, definitions: dict[str, list[str]]) -> dict[str, st
 
 
 def test_the_table_is_found() -> None:
-    """With one and two services, and each way in which the database goes back."""
+    """With one and two services, and each way in which counters regress."""
     models = {(row["Services"], row["Model"].strip("`")[-1]) for row in rows()}
     assert models >= {("1", "0"), ("1", "1"), ("1", "2"), ("1", "3"), ("2", "0"), ("2", "2")}
     assert all(set(PROTECTIONS) <= set(row) for row in rows())

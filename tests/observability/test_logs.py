@@ -128,7 +128,7 @@ def probe(service: Service) -> bool:
 def test_a_database_that_is_away_reaches_the_log_once(
     server: servers.PostgreSQL, first: str
 ) -> None:
-    """Whoever finds it first, and however many do: a line for its beginning, one for its end."""
+    """Whichever thread finds it first: one line for its beginning, and one for its end."""
     url = server.url(server.new_database())
     service = Service(url, request_timeout="2", log_format="json")
     with servers.running(service):
@@ -165,7 +165,7 @@ def test_a_database_that_is_away_reaches_the_log_once(
 
 @pytest.mark.parametrize("first", ["probe", "request"])
 def test_tables_that_are_gone_reach_the_log_once(server: servers.PostgreSQL, first: str) -> None:
-    """With the command that mends it, though the database answers all the while."""
+    """With the command that repairs it, although the database answers."""
     database = server.new_database()
     service = Service(server.url(database), log_format="json")
     with servers.running(service):

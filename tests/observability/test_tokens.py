@@ -89,7 +89,7 @@ def test_the_commands_send_a_token_from_a_file(service: Service, tmp_path: Path)
 
 
 def test_a_broken_file_of_tokens_ends_the_start(tmp_path: Path) -> None:
-    """Rather than let everybody in, or nobody."""
+    """Rather than accept every client, or none."""
     service = Service(f"sqlite:///{tmp_path}/db.sqlite3", auth_tokens_file="/nothing")
     service.cmd("dbsync")
     try:

@@ -30,7 +30,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="the next ID is to be this or higher; makes the counter where there is none",
     )
     how.add_argument(
-        "--by", metavar="COUNT", type=arguments.whole_number(1, MAX_ID), help="skip so many IDs"
+        "--by", metavar="COUNT", type=arguments.whole_number(1, MAX_ID), help="skip this many IDs"
     )
     command.add_argument("--json", action="store_true", help="as JSON")
     command.set_defaults(run=_advance)

@@ -164,4 +164,4 @@ def _state(bound: CounterBound | None, at: int) -> str:
         return "ok"
     if at >= bound.committed:
         return "within the window"
-    return "went back"
+    return "regressed"

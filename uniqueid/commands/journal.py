@@ -165,7 +165,7 @@ def _journal(options: argparse.Namespace, open_store: OpenStore) -> int:
             write(_with_bar(rows, store.journal.count(**bounds)) if watched else rows, out)
             out.flush()
         except BrokenPipeError:
-            # `journal | head`: nobody reads on. Python would say so once more when it ends
+            # `journal | head`: the reader has gone. Python would report it once more at its end
             # (its documentation, "Note on SIGPIPE").
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1

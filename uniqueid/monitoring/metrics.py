@@ -2,8 +2,8 @@
 
 Names follow https://prometheus.io/docs/practices/naming/: base units, `_total` on counters. What
 only the committer thread counts is kept in plain numbers, which it alone writes, and what each
-request adds to is kept in plain numbers behind one lock; both are put into Prometheus' words when
-somebody reads them. The library's own counters cost a request five times as much.
+request adds to is kept in plain numbers behind one lock; both become samples of Prometheus
+when they are read. The library's own counters cost a request five times as much.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Metrics(Observer):
     """The collectors of one process, in a registry of their own."""
 
     def __init__(self, database_kind: str = "") -> None:
-        # A series with the time of birth beside each counter, which nobody reads.
+        # A series with the time of birth beside each counter, which is not needed.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)

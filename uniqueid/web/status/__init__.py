@@ -51,7 +51,7 @@ def read(name: str) -> bytes:
 def prefers_html(accept: str) -> bool:
     """Whether an Accept (RFC 9110, 12.5.1) asks for HTML rather than JSON.
 
-    The legacy service answered everybody with JSON, so whoever takes both alike gets that.
+    The legacy service always responded with JSON, so a client that accepts both alike gets JSON.
     """
     quality: dict[str, float] = {}
     for item in accept.lower().split(","):

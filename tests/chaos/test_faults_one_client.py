@@ -1,7 +1,8 @@
 """The most telling faults with one client; `make chaos CLIENTS=1` runs all of them so.
 
-Whoever is alone has its counter moved on in the thread of its request, by an UPDATE that commits
-itself. A cell with one client fails when its load does not go that way (`cell.Cell`).
+The counter of an uncontended request is advanced in the thread of that request, by an UPDATE that
+the database commits automatically. A scenario with one client fails when its load does not go that
+way.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from pathlib import Path
 import pytest
 import scenarios
 import servers
-from cell import Cell
 from fault_proxy import (
     Plan,
     Proxy,
@@ -23,6 +23,7 @@ from fault_proxy import (
     cut_in_the_middle,
     never_arrives,
 )
+from fault_scenario import FaultScenario
 from history import is_503
 
 NewURL = Callable[[str], str]
@@ -54,7 +55,7 @@ def test_connection_cut_around_a_single_update(
 ) -> None:
     """It is done again; only one that arrived leaves a gap."""
     with behind_a_proxy(server) as (proxy, url):
-        scenarios.cut(Cell(fault, network, url, ambiguous=ambiguous), proxy, plan)
+        scenarios.cut(FaultScenario(fault, network, url, ambiguous=ambiguous), proxy, plan)
 
 
 @pytest.mark.parametrize(
@@ -63,36 +64,36 @@ def test_connection_cut_around_a_single_update(
 def test_answer_of_a_single_update_comes_late(
     network: str, server: scenarios.Server, late: float
 ) -> None:
-    """What comes in time is the caller's, and what comes later is nobody's.
+    """An answer in time is the caller's; a later one is allocated to no client.
 
     The driver waits for 2 seconds, and the caller with it.
     """
     fault = f"answer of single UPDATE {late:g} s late"
-    # Whoever waits in vain has a 503: nothing is done again.
+    # A caller that waits in vain has a 503: nothing is retried.
     with (
         behind_a_proxy(server) as (proxy, url),
-        Cell(fault, network, url, ambiguous=False) as cell,
+        FaultScenario(fault, network, url, ambiguous=False) as scenario,
     ):
         # With 1.9 s more the driver's time-out: either may be first.
         proxy.delay("down", 0.1, 0.1)
         proxy.arm(answer_is_late(commits_itself, late), 1)
         if late > 2:
-            cell.load.more(is_503, "a 503")
+            scenario.load.more(is_503, "a 503")
         servers.wait_until(lambda: proxy.fired, "the late answer")
         proxy.delay("down", 0, 0)
-        cell.load.more_answers(50)
+        scenario.load.more_answers(50)
     if late > 2:
-        assert cell.verdict.gaps > 0
+        assert scenario.verdict.gaps > 0
 
 
 def test_kill_9_of_the_database(hurt_postgresql: servers.PostgreSQL) -> None:
-    """Whatever the UPDATE on its way has become, nobody gets its IDs twice."""
+    """Whatever became of the UPDATE on its way, its IDs are not allocated twice."""
     scenarios.kill_9_of_the_database("postgresql", hurt_postgresql)
 
 
 def test_database_stopped_for_longer_than_the_time_out(hurt_mariadb: servers.MariaDB) -> None:
-    """The caller gets its 503 in time, others at once, and what the database does afterwards is
-    nobody's."""
+    """The caller gets its 503 in time, others at once, and what the database does afterwards
+    is allocated to no client."""
     scenarios.database_stopped_for_longer_than_the_time_out("mariadb", hurt_mariadb)
 
 
@@ -103,7 +104,7 @@ def test_all_connections_cut_again_and_again(hurt_mariadb: servers.MariaDB) -> N
 
 
 def test_network_holds_everything(hurt_postgresql: servers.PostgreSQL) -> None:
-    """An UPDATE that arrives when its caller has had its 503 moves the counter for nobody."""
+    """An UPDATE that arrives when its caller has had its 503 advances the counter for no client."""
     with behind_a_proxy(hurt_postgresql) as (proxy, url):
         scenarios.network_holds_everything("postgresql", proxy, url)
 
@@ -117,17 +118,17 @@ def test_connection_falls_silent_for_ever(hurt_mariadb: servers.MariaDB) -> None
 @pytest.mark.parametrize("clients", [1, 2, 4])
 def test_sigterm(clients: int, new_url: NewURL) -> None:
     """It ends with 0 again and again, whichever thread is at work; what was committed was answered,
-    and nobody is refused."""
+    and no request is refused."""
     fault = "SIGTERM" if clients == 1 else "SIGTERM, few clients"
-    cell = Cell(fault, "sqlite", new_url("sqlite"), ambiguous=False, clients=clients)
-    scenarios.end_and_start(cell, times=2)
-    assert {call.status for call in cell.load.history.calls} == {None}
+    scenario = FaultScenario(fault, "sqlite", new_url("sqlite"), ambiguous=False, clients=clients)
+    scenarios.end_and_start(scenario, times=2)
+    assert {call.status for call in scenario.load.history.calls} == {None}
 
 
 def test_two_services_contend_with_one_client_each(network: str, new_url: NewURL) -> None:
     """Each takes the counters for its own until it finds that they were moved; one is killed."""
     fault = "2 services, one killed"
-    scenarios.share(Cell(fault, network, new_url(network), ambiguous=False, processes=2))
+    scenarios.share(FaultScenario(fault, network, new_url(network), ambiguous=False, processes=2))
 
 
 def test_kill_9_of_the_worker(new_url: NewURL) -> None:
@@ -139,12 +140,12 @@ def test_failover_to_a_lagging_replica(
     primary: servers.MariaDB,
     replica: servers.MariaDB,
 ) -> None:
-    """What the one has handed out, the other does not hand out."""
+    """What one server has allocated, the other does not allocate."""
     scenarios.failover_to_a_lagging_replica(primary, replica)
 
 
 def test_an_older_copy_takes_the_place_of_the_file(new_url: NewURL) -> None:
-    """It is noticed by whoever is alone."""
+    """The thread of an uncontended request notices it."""
     scenarios.sqlite_file_replaced_by_an_older_copy("advance", new_url)
 
 

@@ -1,4 +1,4 @@
-"""One cell of the table fault x database: services, a load on them, and the verdict."""
+"""One scenario of the table fault x database: services, a load on them, and the verdict."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from uniqueid.database.url import parse
 
 @dataclass(frozen=True)
 class Result:
-    """What the report prints of a cell."""
+    """What the report prints of a scenario."""
 
     fault: str
     database: str
@@ -31,13 +31,13 @@ class Result:
 
 
 RESULTS: list[Result] = []
-"""Of every cell that the running test has run."""
+"""Of every scenario that the running test has run."""
 
 NOTES: list[str] = []
 """What else the running test has measured, a line each."""
 
 
-class Cell:
+class FaultScenario:
     """Services under load while something goes wrong; at the end of the block all is checked.
 
     :param fault: what goes wrong, in the report's words.
@@ -49,7 +49,7 @@ class Cell:
     :param settings: of the services.
     :param initial: the counters that there are before.
     :param prepare: done with the first service before the load starts.
-    :param alone: whether one client, if there are no more, has most requests met in their threads.
+    :param uncontended: whether most requests of a single client are executed in their own threads.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Cell:
         settings: dict[str, str] | None = None,
         initial: dict[str, int] | None = None,
         prepare: Callable[[servers.Service], object] = lambda service: None,
-        alone: bool = True,
+        uncontended: bool = True,
     ) -> None:
         self.fault = fault
         self.kind = kind
@@ -76,7 +76,7 @@ class Cell:
         chosen = {"request_timeout": "2", **(settings or {})}
         self.services = [servers.Service(url, **chosen) for _number in range(processes)]
         self.load = Load([service.port for service in self.services], clients=clients, modes=modes)
-        self.alone = alone and self.load.clients == 1
+        self.uncontended = uncontended and self.load.clients == 1
         """Whether there is one client, whose requests are met in the threads that have them."""
         self.verdict = Verdict()
         self.final: dict[str, int] = {}
@@ -88,21 +88,21 @@ class Cell:
         """The first service."""
         return self.services[0]
 
-    def __enter__(self) -> Cell:
+    def __enter__(self) -> FaultScenario:
         try:
             for service in self.services:
                 service.start()
             self.prepare(self.service)
             self.load.start()
-            if self.alone:
-                self._met_alone()
+            if self.uncontended:
+                self._check_uncontended()
             self.load.more_answers(100)
         except BaseException:
             self._remove()
             raise
         return self
 
-    def _met_alone(self) -> None:
+    def _check_uncontended(self) -> None:
         """See that no one thread has a hand in all requests, as the committer has otherwise."""
         # The first make the counters.
         self.load.more_answers(20)

@@ -196,7 +196,7 @@ def test_advance_repeats_what_a_lost_session_did_not_do(
 def test_an_answer_that_is_lost_is_a_gap(
     ready: Direct, by_caller: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The UPDATE was done, and nobody knows: the next range is above it."""
+    """The UPDATE was done, and its answer lost: the next range is above it."""
     end_after_the_statement(ready, monkeypatch, ConnectionResetError())
     if by_caller:
         with pytest.raises(DatabaseUnavailable):
@@ -247,7 +247,7 @@ def test_a_locked_counter_is_busy_after_one_wait(
 
 @pytest.mark.parametrize("kind", ["mariadb"])
 def test_a_session_is_not_changed_for_a_few_statements(direct: Direct, kind: str) -> None:
-    """To have each statement commit by itself, and not, takes a round trip: it has to pay."""
+    """To switch automatic commit on or off takes a round trip: it has to pay."""
     direct.advance({"a": 1, "b": 1})
     floors = {"a": 2, "b": 2}
     with round_trips(direct, kind) as sent:

@@ -74,7 +74,7 @@ class Proxy:
     `plan` holds what to do with the next requests, `always` what to do with all that follow.
     """
 
-    VIA = "1.1 hostile"
+    VIA = "1.1 faulty"
 
     def __init__(self, port: int) -> None:
         self.plan: deque[Fault] = deque()
@@ -201,7 +201,7 @@ class Proxy:
             handler.send_response_only(answer.status)
             names = {name.lower() for name, _value in answer.headers}
             if "server" not in names:
-                handler.send_header("Server", "hostile/1")
+                handler.send_header("Server", "faulty/1")
             handler.send_header("Via", self.VIA)
             for name, value in answer.headers:
                 handler.send_header(name, value)
