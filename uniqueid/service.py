@@ -142,7 +142,25 @@ def build(
     )
     status = make_status(configuration, metrics, last_checks, durability)
     tokens = make_tokens(settings, token_texts or {})
-    app = make_app(
+    app = make_application(settings, allocator, checks, metrics, status, tokens, send_interim)
+    started = _start_event(configuration, version)
+    texts = {name: file.text for name, file in tokens.items()}
+    return Service(
+        configuration, store, allocator, cpu_affinity, monitor, status, app, started, texts
+    )
+
+
+def make_application(
+    settings: Settings,
+    allocator: Allocator,
+    checks: health.Checks,
+    metrics: Metrics,
+    status: Status | None,
+    tokens: Mapping[str, Tokens],
+    send_interim: Callable[[bytes], object] | None,
+) -> Bottle:
+    """The WSGI application."""
+    return make_app(
         allocator,
         make_limits(settings),
         checks=checks,
@@ -154,17 +172,6 @@ def build(
         access_log=logs.AccessLog(settings.access_log) if settings.access_log else None,
         retention=RetentionPolicy(settings.idempotency_ttl, settings.journal, settings.journal_ttl),
         send_interim=send_interim,
-    )
-    return Service(
-        configuration,
-        store,
-        allocator,
-        cpu_affinity,
-        monitor,
-        status,
-        app,
-        _start_event(configuration, version),
-        {name: file.text for name, file in tokens.items()},
     )
 
 

@@ -161,6 +161,10 @@ class Metrics(Observer):
             "uniqueid_fence_skipped_ids",
             "IDs skipped at the start, since it was not known whether they had been allocated.",
         )
+        self._describe_build(database_kind)
+        self.registry.register(_Reading(self))
+
+    def _describe_build(self, database_kind: str) -> None:
         build = Gauge(
             "uniqueid_build_info",
             "1, with the release, its Python and the kind of database in the labels.",
@@ -168,7 +172,6 @@ class Metrics(Observer):
             registry=self.registry,
         )
         build.labels(__version__, platform.python_version(), database_kind).set(1)
-        self.registry.register(_Reading(self))
 
     def render(self) -> bytes:
         """The text that Prometheus reads."""
