@@ -2,6 +2,7 @@
 # make check     ruff, mypy and the unit tests: seconds
 # make test      these, the databases under uWSGI, and the core faults: minutes
 # make test-all  everything that is not in make test: caches, image, chart, browser, all faults, ...
+# make docs      the documentation site, in docs/_build/html
 # make image     the container image, with docker, podman or buildah
 # make chaos     the fault tests for MINUTES=30; CLIENTS=1 has one client ask in most of them (else 16)
 # make bench     requests per second, side by side; bench-full takes more clients, and half an hour
@@ -27,7 +28,7 @@ BENCH_ARGS ?=
 # More than there are CPUs: the tests wait for servers most of the time.
 TEST_PROCESSES ?= 4
 
-.PHONY: run test test-all check lint packages packages-all chaos image bench bench-full clean
+.PHONY: run test test-all check lint packages packages-all docs chaos image bench bench-full clean
 .DELETE_ON_ERROR:
 
 # The tables are created once: later an empty database is more likely a lost one.
@@ -62,6 +63,9 @@ packages:
 packages-all:
 	@PYTHON=$(PYTHON) .ci/setup all
 
+docs: $(VENV)/docs
+	$(BIN)/sphinx-build -qW --keep-going -b html docs docs/_build/html
+
 image:
 	.ci/image $(IMAGE_ARGS)
 
@@ -83,7 +87,7 @@ bench-full: $(VENV)/test-all
 	$(BIN)/python benchmarks/client.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@PYTHON=$(PYTHON) .ci/setup run
@@ -108,6 +112,11 @@ $(VENV)/run: $(VENV)/uwsgi $(VENV)/wheel
 
 $(VENV)/test: $(VENV)/run $(VENV)/client
 	@$(PIP) install "$$(echo $(VENV)/dist/pacifica_uniqueid-*.whl)[test]" \
+	    $(VENV)/dist/pacifica_uniqueid_client-*.whl
+	@touch $@
+
+$(VENV)/docs: $(VENV)/client
+	@$(PIP) install "$$(echo $(VENV)/dist/pacifica_uniqueid-*.whl)[docs]" \
 	    $(VENV)/dist/pacifica_uniqueid_client-*.whl
 	@touch $@
 

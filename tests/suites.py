@@ -69,6 +69,7 @@ REST_DIRECTORIES = frozenset(
         "chart",
         "compatibility",
         "deploy",
+        "documentation",
         "e2e",
         "model",
         "observability",
