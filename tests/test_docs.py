@@ -261,3 +261,22 @@ def test_every_command_line_runs(name: str, tmp_path: Path) -> None:
                         reader.type(command)
         finally:
             reader.stop()
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/first-id.md"])
+def test_every_transcript_is_what_the_service_returns(name: str, tmp_path: Path) -> None:
+    """The commands behind `$` in the page's order, on a new database, with their whole output."""
+    transcripts = "\n".join(text for language, text in blocks(name) if language == "console")
+    pairs = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n?)*)", transcripts, re.MULTILINE)
+    pairs = [(command, output) for command, output in pairs if "localhost:8051" in command]
+    assert len(pairs) >= 2
+    with network.Network() as net:
+        reader = Reader(tmp_path, net)
+        try:
+            reader.serve("uwsgi --ini uwsgi.ini")
+            for command, output in pairs:
+                printed = reader.run(command.replace("curl ", "curl -s ", 1)).stdout
+                assert output.startswith(printed.strip()), command
+                assert printed.strip()
+        finally:
+            reader.stop()

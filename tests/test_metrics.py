@@ -197,5 +197,5 @@ def test_the_alerts_ask_for_metrics_that_exist_and_are_documented(alerts: str) -
     assert names_in(alerts) <= series(used()) | set(exposed(used()))
     names = re.findall(r"- alert: (\w+)", alerts)
     assert len(names) == len(set(names)) >= 5
-    text = Path(CHECKOUT / "docs" / "operating.md").read_text()
-    assert re.findall(r"^\| `(UniqueID\w+)` \|", text, re.M) == names
+    text = Path(CHECKOUT / "docs" / "runbook.md").read_text()
+    assert re.findall(r"^## (UniqueID\w+)$", text, re.M) == names
