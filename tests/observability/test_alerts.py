@@ -113,7 +113,7 @@ def headings(page: str) -> list[str]:
 
 
 def test_each_alert_leads_to_a_section_of_its_own() -> None:
-    """`runbook_url` is the section of the runbook with the alert's name, and each section is one's."""
+    """`runbook_url` is the section with the alert's name; the runbook has no other."""
     rules = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
     anchors = []
     for rule in rules:
