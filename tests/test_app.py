@@ -39,6 +39,23 @@ def test_the_root_says_what_it_always_said(app: object, allocator: FakeAllocator
     assert allocator.requests == []
 
 
+def test_a_repeated_query_is_a_request_of_its_own(app: object, allocator: FakeAllocator) -> None:
+    """It gets a range of its own, and the nonce, key and body of another have no part in it."""
+    target = "/getid?range=2&mode=file"
+    firsts = [call(app, "GET", target).json["startIndex"] for _ in range(3)]
+    assert firsts == [1, 3, 5]
+    assert call(app, "GET", target, HTTP_X_REQUEST_NONCE="n").headers["X-Request-Nonce"] == "n"
+    assert call(app, "GET", target, HTTP_X_REQUEST_NONCE="").status == 400
+    assert call(app, "GET", target, HTTP_IDEMPOTENCY_KEY="short").status == 400
+    again = call(app, "GET", target)
+    assert (again.status, again.json["startIndex"]) == (200, 9)
+    assert "X-Request-Nonce" not in again.headers
+    for bad in ("/getid?range=x&mode=file", "/getid?range=x&mode=file"):
+        assert call(app, "GET", bad).status == 400
+    for nonce in ("a", "b", "a"):
+        assert call(app, "GET", f"{target}&nonce={nonce}").json["nonce"] == nonce
+
+
 REQUESTS = (
     "range=10&mode=file",
     "range=0&mode=file",
