@@ -1,7 +1,8 @@
 """The settings: one row each, with its default, type, help and names.
 
 Sources, each above the one before: the default, the legacy service's environment variables, the
-file, the ``UNIQUEID_*`` variables, the command line.
+file, the ``UNIQUEID_*`` variables, the command line. For ``NAME``, the variable of a secret,
+``NAME_FILE`` names a file that holds it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ HOME_FILE: Final = "~/.pacifica-uniqueid/config.ini"
 UNNAMED: Final = "before the first section"
 UNNAMED_IS: Final = "database"
 """The section of keys before the first header."""
+_MAX_SECRET: Final = 65_536
+"""Bytes of a file with a secret."""
 _CHERRYPY_KEYS = ("server.", "log.", "engine.", "tools.", "request.", "checker.")
 
 # Variables with our prefix that are no settings: which files to read, the consumers' name for
@@ -114,6 +117,8 @@ class Row:
     default: str
     read: Reader
     help: str
+    secret: bool = False
+    """Whether each of its variables may also end in ``_FILE`` and name a file with the value."""
 
     @property
     def option(self) -> str:
@@ -130,6 +135,7 @@ def _setting(
     keys: tuple[str, ...] = (),
     variable: str = "",
     legacy: tuple[str, ...] = (),
+    secret: bool = False,
 ) -> Any:
     metadata = {
         "default": default,
@@ -139,6 +145,7 @@ def _setting(
         "keys": keys,
         "variable": variable,
         "legacy": legacy,
+        "secret": secret,
     }
     return field(metadata=metadata)
 
@@ -159,6 +166,15 @@ class Settings:
         keys=("url", "peewee_url"),
         variable="UNIQUEID_DATABASE_URL",
         legacy=("PEEWEE_DATABASE_URL", "PEEWEE_URL"),
+        secret=True,
+    )
+    password: str = _setting(
+        "",
+        str,
+        "The password of the database's user, for a URL that has none.",
+        section="database",
+        variable="UNIQUEID_DATABASE_PASSWORD",
+        secret=True,
     )
     connect_attempts: int = _setting(
         "10",
@@ -311,6 +327,7 @@ def rows() -> list[Row]:
             default=item.metadata["default"],
             read=item.metadata["read"],
             help=item.metadata["help"],
+            secret=item.metadata["secret"],
         )
         for item in fields(Settings)
     ]
@@ -336,6 +353,8 @@ class Configuration:
             value = getattr(self.settings, row.name)
             if row.name == "url":
                 text = str(self.database)
+            elif row.secret:
+                text = "***" if value else ""
             elif isinstance(value, bool):
                 text = "on" if value else "off"
             elif isinstance(value, tuple):
@@ -390,6 +409,12 @@ def configure(
         sources[row.name] = source
         texts[row.name] = text
     database = database_url.parse(values["url"], "[database] url", sources["url"])
+    if values["password"]:
+        try:
+            database = database.with_password(values["password"])
+        except ValueError as error:
+            source = sources["password"]
+            raise ConfigError("[database] password", None, source, str(error)) from None
     return Configuration(Settings(**values), database, sources, warnings, file, texts)
 
 
@@ -474,22 +499,60 @@ def _choose(
     """The text that counts for a setting, and where it stands."""
     if row.name in flags:
         return flags[row.name], "command line"
-    if row.variable in environ:
-        return environ[row.variable], row.variable
-    if (row.section, row.name) in from_file:
-        return from_file[row.section, row.name], str(path)
+    found = _read_variable(row, row.variable, environ)
+    if found is None and (row.section, row.name) in from_file:
+        found = from_file[row.section, row.name], str(path)
     for variable in row.legacy_variables:
-        if variable in environ:
-            return environ[variable], variable
-    if row.name == "url":
-        url = database_url.from_parts(environ)
-        if url is not None:
-            return url, "PEEWEE_PROTO, PEEWEE_ADDR, ..."
-    return row.default, "default"
+        found = found or _read_variable(row, variable, environ)
+    if found is None and row.name == "url":
+        password = _read_variable(row, "PEEWEE_PASS", environ)
+        parts = dict(environ) if password is None else {**environ, "PEEWEE_PASS": password[0]}
+        url = database_url.from_parts(parts)
+        found = None if url is None else (url, "PEEWEE_PROTO, PEEWEE_ADDR, ...")
+    return found or (row.default, "default")
+
+
+def _read_variable(row: Row, variable: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
+    """What a variable, or the file that its ``_FILE`` names, holds, and which it was.
+
+    An empty variable counts as not set. What an editor adds to a text, a byte order mark or the
+    end of the last line, is no part of it.
+    """
+    text = environ.get(variable, "").removeprefix("\ufeff").rstrip("\r\n")
+    path = environ.get(f"{variable}_FILE", "") if row.secret else ""
+    if text and path:
+        both = f"{variable} and {variable}_FILE"
+        raise ConfigError(row.option, None, both, "mean the same; set one of them")
+    if path:
+        return _read_secret(row, path, f"{variable}_FILE"), f"{variable}_FILE"
+    return (text, variable) if text else None
+
+
+def _read_secret(row: Row, path: str, variable: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_MAX_SECRET + 1)
+        text = content.decode("utf-8-sig").rstrip("\r\n")
+        reason = "" if text else "it is empty"
+        if len(content) > _MAX_SECRET:
+            reason = f"it is longer than {_MAX_SECRET} bytes"
+        elif len(text.splitlines()) > 1:
+            reason = "it has several lines"
+    except OSError as error:
+        reason = str(error.strerror)
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8"
+    if reason:
+        # The secret itself is a likely mistake for its path.
+        shown = database_url.hide_password(path) if "://" in path else path
+        allowed = f"must name a readable file with the value in one line of UTF-8 text: {reason}"
+        raise ConfigError(row.option, shown, variable, allowed)
+    return text
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
     known = {row.variable for row in rows()}
+    known |= {f"{row.variable}_FILE" for row in rows() if row.secret}
     warnings = []
     for name in sorted(environ):
         if not name.startswith("UNIQUEID_") or name in known or _NOT_SETTINGS.fullmatch(name):

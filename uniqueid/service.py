@@ -303,7 +303,7 @@ def _start_event(configuration: Configuration, version: str) -> logs.Event:
         **{
             option.rpartition(" ")[2]: value
             for option, value, _source in configuration.describe()
-            if not option.startswith("[database] url")
+            if option not in ("[database] url", "[database] password")
         },
     )
 

@@ -125,7 +125,7 @@ def _rebuild(accepted: dict[str, Any]) -> service.Service:
         after = config.load()
         # The database is asked about settings that depend on it, once; about others it is not.
         asked = [
-            (each.texts["url"], each.settings.journal, each.settings.durability)
+            (each.database, each.settings.journal, each.settings.durability)
             for each in (before, after)
         ]
         service.check_fence(after)

@@ -256,9 +256,10 @@ def test_an_unknown_or_impossible_value_is_refused(major: int, values: cases.Val
 
 
 def test_every_setting_of_the_service_can_be_a_value() -> None:
-    """`settings` has the service's own settings, and no others; the database's URL and the fence
-    have values of their own."""
-    known = {row.name for row in config.rows() if row.section != "fence"} - {"url"}
+    """`settings` has the service's own settings, and no others; secrets and the fence have values
+    of their own."""
+    known = {row.name for row in config.rows() if row.section != "fence"}
+    known -= {row.name for row in config.rows() if row.secret}
     assert set(_schema()["properties"]["settings"]["properties"]) == known
 
 
@@ -423,7 +424,8 @@ def test_a_network_database_is_rolled_without_a_gap(network: cases.Values) -> No
     assert pod["terminationGracePeriodSeconds"] >= 6 + 60
     assert not [m for m in manifests if m["kind"] == "PersistentVolumeClaim"]
     # Nothing to write to: a SQLite URL in the Secret fails instead of starting at 1 with each pod.
-    assert {volume["name"] for volume in pod["volumes"]} == {"tmp"}
+    assert {volume["name"] for volume in pod["volumes"]} == {"tmp", "database-secret"}
+    assert [volume for volume in pod["volumes"] if not {"emptyDir", "secret"} & set(volume)] == []
 
 
 def test_replicas_spread_over_the_nodes(network: cases.Values) -> None:
@@ -438,15 +440,15 @@ def test_replicas_spread_over_the_nodes(network: cases.Values) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_secrets_come_from_secrets_only(name: str) -> None:
-    """A password is in no manifest but a Secret, and every password is read from one."""
+    """A password is in no manifest but a Secret, and no variable has one."""
     manifests = helm.render(CASES[name])
     for manifest in manifests:
         assert manifest["kind"] == "Secret" or "p@ss%20w/rd" not in json.dumps(manifest)
     for pod in helm.pods(manifests):
         for container in helm.containers(pod["spec"]):
             for variable in container.get("env", []):
-                if variable["name"] == "PEEWEE_PASS":
-                    assert "secretKeyRef" in variable["valueFrom"]
+                assert "valueFrom" not in variable
+                assert variable["name"] not in ("PEEWEE_PASS", "UNIQUEID_DATABASE_PASSWORD")
 
 
 def test_an_inline_password_arrives_unchanged() -> None:
@@ -530,10 +532,11 @@ def test_the_hook_has_its_configuration_before_it_runs() -> None:
     weight = int(job["metadata"]["annotations"]["helm.sh/hook-weight"])
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    (password,) = [v for v in container["env"] if v["name"] == "PEEWEE_PASS"]
+    (password,) = [v for v in pod["volumes"] if v["name"] == "database-secret"]
+    assert "/etc/uniqueid-database" in {m["mountPath"] for m in container["volumeMounts"]}
     (volume,) = [v for v in pod["volumes"] if v["name"] == "config"]
     needed = [
-        ("Secret", password["valueFrom"]["secretKeyRef"]["name"]),
+        ("Secret", password["secret"]["secretName"]),
         ("ConfigMap", volume["configMap"]["name"]),
         ("NetworkPolicy", "uniqueid-dbsync"),
     ]

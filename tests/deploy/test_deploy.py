@@ -122,17 +122,39 @@ def test_compose_starts_the_service_after_the_tables(compose: dict[str, Any]) ->
     assert json.dumps(health) in dockerfile
 
 
-def test_the_url_of_compose_is_one_of_a_setting(compose: dict[str, Any]) -> None:
-    """The only variable besides the image's own, and the service reads it as it is."""
-    (name,) = compose["uniqueid"]["environment"]
-    url = re.sub(
-        r"\$\{UNIQUEID_PASSWORD:\?[^}]*\}", "secret", compose["uniqueid"]["environment"][name]
-    )
-    done = servers.run_cmd("config", **{name: url})
-    assert "mysql://uniqueid:***@database:3306/uniqueid" in done.stdout
-    assert compose["database"]["environment"]["MARIADB_PASSWORD"].startswith(
-        "${UNIQUEID_PASSWORD:?"
-    )
+def test_compose_gives_the_password_as_a_file(compose: dict[str, Any], tmp_path: Path) -> None:
+    """The only variables besides the image's own; the database reads the same file."""
+    file = tmp_path / "database_password"
+    file.write_text("secret\n")
+    mounted = f"/run/secrets/{file.name}"
+    for name in ("dbsync", "uniqueid"):
+        environment = compose[name]["environment"]
+        assert mounted in environment.values()
+        environment = {name: text.replace(mounted, str(file)) for name, text in environment.items()}
+        done = servers.run_cmd("config", **environment)
+        assert "mysql://uniqueid:***@database:3306/uniqueid" in done.stdout
+    assert compose["database"]["environment"]["MARIADB_PASSWORD_FILE"] == mounted
+    for service in compose.values():
+        assert service["secrets"] == [file.name]
+    whole = yaml.safe_load((CHECKOUT / "compose.yaml").read_text())
+    assert list(whole["secrets"]) == [file.name]
+
+
+def test_the_unit_can_pass_a_credential(tmp_path: Path) -> None:
+    """The lines that are commented out are ones that systemd accepts, with a variable of the
+    service."""
+    lines = re.findall(r"^#((?:LoadCredential|Environment)=.*)$", UNIT, re.MULTILINE)
+    assert lines[0] == "LoadCredential=database_password:/etc/uniqueid/database_password"
+    assert lines[1] == "Environment=UNIQUEID_DATABASE_PASSWORD_FILE=%d/database_password"
+    unit = tmp_path / "uniqueid.service"
+    text = UNIT.replace("/opt/uniqueid/bin", str(BIN))
+    for line in lines:
+        text = text.replace(f"#{line}", line)
+    unit.write_text(text)
+    command = [servers.sbin("systemd-analyze"), "verify", "--man=no", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "uniqueid.service" not in done.stderr
 
 
 def test_the_workflow_runs_the_suites() -> None:

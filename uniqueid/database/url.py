@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
@@ -79,6 +79,20 @@ class DatabaseURL:
             user += f":{password}"
         place = (f"{user}@" if user else "") + host + (f":{self.port}" if self.port else "")
         return f"{self.kind}://{place}/{quote(self.database)}"
+
+    def with_password(self, password: str) -> DatabaseURL:
+        """The URL with a password that was read apart from it.
+
+        :raises ValueError: when it can have none, or has one.
+        """
+        if self.kind == "sqlite":
+            raise ValueError(
+                "SQLite has no password: set [database] url to the database's server, or remove"
+                " the password"
+            )
+        if self.password is not None:
+            raise ValueError("[database] url has a password as well; set one of them")
+        return replace(self, password=password)
 
 
 def hide_password(url: str) -> str:

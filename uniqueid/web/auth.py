@@ -123,7 +123,7 @@ class Tokens:
         # Before its text: what is written in between is seen as a change.
         version = self._stat()
         try:
-            text = Path(self._file).read_text(encoding="utf-8")
+            text = Path(self._file).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
             raise self._wrong(str(reason)) from None

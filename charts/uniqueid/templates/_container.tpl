@@ -47,6 +47,11 @@ volumeMounts:
   - name: fence
     mountPath: /fence
   {{- end }}
+  {{- if ne (include "uniqueid.databaseMode" .root) "sqlite" }}
+  - name: database-secret
+    mountPath: {{ include "uniqueid.secretDirectory" . }}
+    readOnly: true
+  {{- end }}
   {{- range $file, $_ := include "uniqueid.files" .root | fromYaml }}
   - name: config
     mountPath: /etc/uniqueid/{{ $file }}
@@ -80,6 +85,9 @@ resources:
 - name: data
   persistentVolumeClaim:
     claimName: {{ include "uniqueid.claim" .root }}
+{{- end }}
+{{- with include "uniqueid.secretVolume" . }}
+{{ . }}
 {{- end }}
 {{- /* Where there are several pods, the StatefulSet adds each pod's own claim. */ -}}
 {{- if and .fence (not (include "uniqueid.stateful" .root)) }}

@@ -36,16 +36,53 @@ sqlite
 {{- end -}}
 {{- end -}}
 
-{{/* Variables that name the database: a dict of root and name, the name of the chart's own Secret */}}
+{{- define "uniqueid.secretDirectory" -}}
+/etc/uniqueid-database
+{{- end -}}
+
+{{/*
+The volume of the Secret with the URL or the password, which pods read as a file; nothing for SQLite.
+A dict of root and name, the name of the chart's own Secret.
+*/}}
+{{- define "uniqueid.secretVolume" -}}
+{{- $database := .root.Values.database | default dict -}}
+{{- $mode := include "uniqueid.databaseMode" .root -}}
+{{- if ne $mode "sqlite" -}}
+- name: database-secret
+  secret:
+    secretName: {{ $database.existingSecret | default .name }}
+    items:
+      {{- if eq $mode "url" }}
+      - key: {{ ($database.secretKeys).url | default "url" }}
+        path: url
+      {{- else }}
+      - key: {{ include "uniqueid.passwordKey" .root }}
+        path: password
+      {{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/*
+The variable that names the file of a secret: a dict of root, variable and file. Not where extraEnv
+has the secret itself, which goes before it.
+*/}}
+{{- define "uniqueid.secretEnv" -}}
+{{- $own := false -}}
+{{- range .root.Values.extraEnv -}}
+{{- $own = or $own (has .name (list "UNIQUEID_DATABASE_URL" "UNIQUEID_DATABASE_PASSWORD" "PEEWEE_PASS")) -}}
+{{- end -}}
+{{- if not $own }}
+- name: {{ .variable }}_FILE
+  value: {{ include "uniqueid.secretDirectory" . }}/{{ .file }}
+{{- end -}}
+{{- end -}}
+
+{{/* Variables that name the database: a dict of root */}}
 {{- define "uniqueid.databaseEnv" -}}
 {{- $database := .root.Values.database | default dict -}}
 {{- $mode := include "uniqueid.databaseMode" .root -}}
 {{- if eq $mode "url" }}
-- name: UNIQUEID_DATABASE_URL
-  valueFrom:
-    secretKeyRef:
-      name: {{ $database.existingSecret }}
-      key: {{ ($database.secretKeys).url | default "url" }}
+{{- include "uniqueid.secretEnv" (dict "root" .root "variable" "UNIQUEID_DATABASE_URL" "file" "url") }}
 {{- else if eq $mode "parts" }}
 - name: PEEWEE_PROTO
   value: {{ $database.type }}
@@ -57,11 +94,7 @@ sqlite
   value: {{ $database.name | default "uniqueid" | quote }}
 - name: PEEWEE_USER
   value: {{ $database.user | default "uniqueid" | quote }}
-- name: PEEWEE_PASS
-  valueFrom:
-    secretKeyRef:
-      name: {{ $database.existingSecret | default .name }}
-      key: {{ include "uniqueid.passwordKey" .root }}
+{{- include "uniqueid.secretEnv" (dict "root" .root "variable" "UNIQUEID_DATABASE_PASSWORD" "file" "password") }}
 {{- else }}
 - name: UNIQUEID_DATABASE_URL
   value: sqlite:////data/db.sqlite3
