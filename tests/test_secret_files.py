@@ -121,7 +121,7 @@ def test_a_file_that_cannot_be_used_is_one_line(
 def test_a_directory_and_a_url_in_place_of_a_path(tmp_path: Path) -> None:
     """The secret itself is a likely mistake for its path, and is not shown."""
     assert "Is a directory" in refused({"UNIQUEID_DATABASE_URL_FILE": str(tmp_path)})
-    assert "'mysql://u:***@h:3306/db'" in refused({"UNIQUEID_DATABASE_URL_FILE": URL})
+    assert "'mysql://***'" in refused({"UNIQUEID_DATABASE_URL_FILE": URL})
 
 
 def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:

@@ -11,10 +11,8 @@ import cases
 import helm
 import pytest
 import servers
+from helm_user import CHART, User
 from servers import BIN
-from test_release import CHART, User, user
-
-__all__ = ["user"]
 
 WHOLE = "mysql://u:s%40cret@db.science:3306/ids"
 

@@ -152,8 +152,10 @@ class Dialect(ABC):
 
     def host(self, url: DatabaseURL) -> str:
         """Where it is, without any other part of the URL."""
-        host = url.host or "localhost"
-        return f"{host}:{url.port}" if url.port else host
+        return ",".join(
+            f"{host or 'localhost'}:{port}" if port else host or "localhost"
+            for host, port in url.addresses
+        )
 
     def directory(self, url: DatabaseURL) -> str | None:
         """The directory in which this process stores the database; None for a server."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,23 +81,16 @@ class MySQL(Dialect):
     def binding(
         self, url: DatabaseURL, options: ConnectOptions
     ) -> tuple[type[MySQLProvider], dict[str, Any]]:
-        arguments: dict[str, Any] = dict(url.options)
+        arguments: dict[str, Any] = _options(dict(url.options))
         named = {"host": url.host, "port": url.port, "user": url.user, "password": url.password}
         arguments |= {name: value for name, value in named.items() if value is not None}
-        verified = arguments.get("ssl_verify_cert")
-        if verified is not None:
-            arguments["ssl_verify_cert"] = verified.lower() in ("1", "true", "yes")
-        if "unix_socket" in arguments or (
-            url.host in (None, "localhost", "127.0.0.1", "::1")
-            and not any(name.startswith("ssl") for name in arguments)
-        ):
-            # What does not leave the machine needs no encryption, which costs 18 ms a connection.
-            arguments["ssl_disabled"] = True
         return MySQLProvider, {
             **arguments,
+            # Of a text, PyMySQL makes Latin-1, and an error that shows it where that fails.
+            "password": (url.password or "").encode(),
             "database": url.database,
             "charset": "utf8mb4",
-            "connect_timeout": options.connect_timeout,
+            "connect_timeout": float(arguments.get("connect_timeout", options.connect_timeout)),
             "read_timeout": options.answer_timeout,
             "write_timeout": options.answer_timeout,
             "durability": options.durability,
@@ -209,6 +203,34 @@ class MySQL(Dialect):
 
     def is_text(self, type: str) -> bool:
         return type in _TEXT_TYPES
+
+
+def _options(options: dict[str, Any]) -> dict[str, Any]:
+    """What PyMySQL takes in the place of the `ssl_mode` of MySQL's own clients.
+
+    Without any of these options it uses TLS where the server offers it.
+    """
+    mode = options.pop("ssl_mode", None)
+    switches: dict[str, Any] = {
+        name: options.pop(name) == "true"
+        for name in ("ssl_disabled", "ssl_verify_cert", "ssl_verify_identity")
+        if name in options
+    }
+    if mode in ("VERIFY_CA", "VERIFY_IDENTITY"):
+        switches["ssl_verify_cert"] = True
+    if mode == "VERIFY_IDENTITY":
+        switches["ssl_verify_identity"] = True
+    encrypts = mode not in (None, "DISABLED") or any(name.startswith("ssl") for name in options)
+    if mode == "DISABLED" or ("unix_socket" in options and not encrypts):
+        # What does not leave the machine needs no encryption.
+        switches["ssl_disabled"] = True
+    if mode == "REQUIRED" and not options.keys() & {"ssl_ca", "ssl_cert", "ssl_key"}:
+        # Encrypted or not at all, with whichever certificate.
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        options["ssl"] = context
+    return {**options, **switches}
 
 
 def _table_problems(name: str, table_type: str, engine: str | None) -> list[TableProblem]:

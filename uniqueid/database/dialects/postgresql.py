@@ -93,10 +93,11 @@ class PostgreSQL(Dialect):
     def binding(
         self, url: DatabaseURL, options: ConnectOptions
     ) -> tuple[type[DBAPIProvider], dict[str, Any]]:
-        from uniqueid.database.dialects.postgresql_provider import PostgreSQLProvider, arguments
+        from uniqueid.database.dialects import postgresql_provider as provider
 
-        return PostgreSQLProvider, {
-            **arguments(url, options.answer_timeout),
+        return provider.PostgreSQLProvider, {
+            **provider.arguments(url, options),
+            "attempt": provider.attempt(url, options, self.is_rejected),
             "set_up_session": lambda cursor: options.durability.report(self.set_up_session(cursor)),
         }
 
