@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from bench import HERE, Contestant, measure
 from peers import servers
 
-from uniqueid.database import url as database_url
+from uniqueid import database_url
 from uniqueid.database.store import Store
 
 OFF, KEYS, ON = "neither", "a key with each request", "journal = on"

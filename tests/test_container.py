@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from servers import BIN
 
-from uniqueid import config
-from uniqueid.database import url as database_url
+from uniqueid import config, database_url
 from uniqueid.errors import ConfigError
 
 PARTS = {

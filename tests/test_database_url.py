@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from uniqueid.database.url import SCHEMES, DatabaseURL, hide_password, parse
+from uniqueid.database_url import SCHEMES, DatabaseURL, hide_password, parse
 from uniqueid.errors import ConfigError
 
 

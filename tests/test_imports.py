@@ -10,16 +10,17 @@ from typing import get_args
 import pytest
 from servers import CHECKOUT
 
-from uniqueid.database.url import Kind
+from uniqueid.database_url import Kind
 
 SOURCES = CHECKOUT / "uniqueid"
 PONY, BOTTLE = ("pony",), ("bottle",)
+DATABASE = ("uniqueid.database", "uniqueid.database_url")
 DRIVERS = ("pymysql", "psycopg2", "sqlite3")
 DATABASES = {"sqlite", "mysql", "postgresql"}
 
 FORBIDDEN: dict[str, tuple[str, ...]] = {
-    "uniqueid.web": ("uniqueid.allocation", "uniqueid.database", *PONY, *DRIVERS),
-    "uniqueid.allocation": ("uniqueid.web", "uniqueid.database", *BOTTLE, *PONY, *DRIVERS),
+    "uniqueid.web": ("uniqueid.allocation", *DATABASE, *PONY, *DRIVERS),
+    "uniqueid.allocation": ("uniqueid.web", *DATABASE, *BOTTLE, *PONY, *DRIVERS),
     "uniqueid.database": ("uniqueid.web", "uniqueid.allocation", *BOTTLE),
     "uniqueid.fence": ("uniqueid.web", *BOTTLE),
     "uniqueid.monitoring": ("uniqueid.web", *BOTTLE),
@@ -30,15 +31,10 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
 ONLY: dict[str, tuple[str, ...]] = {
     "uniqueid.errors": (),
     "uniqueid.model": ("uniqueid.errors",),
-    "uniqueid.config": ("uniqueid.errors", "uniqueid.model"),
+    "uniqueid.config": ("uniqueid.database_url", "uniqueid.errors", "uniqueid.model"),
+    "uniqueid.database_url": ("uniqueid.errors",),
 }
 """Module to all that it may import of the service."""
-
-EXCEPTIONS = {
-    # It reads the URL, which the composition root should.
-    ("uniqueid.config", "uniqueid.database.url"),
-}
-"""Imports that are to go."""
 
 
 def modules() -> dict[str, ast.Module]:
@@ -71,21 +67,13 @@ def within(name: str, packages: tuple[str, ...]) -> bool:
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_a_module_imports_what_its_package_may(module: str) -> None:
-    """The table above, but for the exceptions."""
+    """The tables above."""
     for name in imports(MODULES[module]):
-        if (module, name) in EXCEPTIONS:
-            continue
         for package, forbidden in FORBIDDEN.items():
             if within(module, (package,)):
                 assert not within(name, forbidden), name
         if module in ONLY and within(name, ("uniqueid",)):
             assert name in ONLY[module], name
-
-
-def test_each_exception_is_needed() -> None:
-    """One that has gone is taken off the list."""
-    there = {(module, name) for module, tree in MODULES.items() for name in imports(tree)}
-    assert there >= EXCEPTIONS
 
 
 def test_imports_have_no_cycles() -> None:
@@ -105,7 +93,7 @@ def test_imports_have_no_cycles() -> None:
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_only_dialects_depend_on_the_kind_of_the_database(module: str) -> None:
     """Nothing else compares with its name, or has a table with a row for each."""
-    if module == "uniqueid.database.url" or within(module, ("uniqueid.database.dialects",)):
+    if module == "uniqueid.database_url" or within(module, ("uniqueid.database.dialects",)):
         return
     found = [
         (node.value, node.lineno)

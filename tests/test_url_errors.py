@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from servers import BIN
 
 from uniqueid.config import load
-from uniqueid.database.url import DatabaseURL, from_parts, parse
+from uniqueid.database_url import DatabaseURL, from_parts, parse
 from uniqueid.errors import ConfigError
 
 SECRET = "Sw0rd-Fish"

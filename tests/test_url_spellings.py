@@ -9,7 +9,7 @@ import pytest
 from uniqueid.database.dialects import DIALECTS
 from uniqueid.database.dialects.base import ConnectOptions
 from uniqueid.database.durability import DurabilityMonitor
-from uniqueid.database.url import DatabaseURL, from_parts, parse
+from uniqueid.database_url import DatabaseURL, from_parts, parse
 from uniqueid.errors import ConfigError
 
 

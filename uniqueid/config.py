@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from uniqueid.database import url as database_url
+from uniqueid import database_url
 from uniqueid.errors import ConfigError
 from uniqueid.model import MAX_MODE_LENGTH, is_mode
 

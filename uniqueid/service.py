@@ -17,7 +17,7 @@ from uniqueid.database import schema
 from uniqueid.database.dialects import DIALECTS
 from uniqueid.database.durability import DurabilityMonitor
 from uniqueid.database.store import Store
-from uniqueid.database.url import DatabaseURL
+from uniqueid.database_url import DatabaseURL
 from uniqueid.errors import ConfigError
 from uniqueid.fence.store import FencedStore
 from uniqueid.model import CounterStore

@@ -18,7 +18,7 @@ import servers
 from checker import Verdict, check
 from load import MODES, Load
 
-from uniqueid.database.url import parse
+from uniqueid.database_url import parse
 
 
 @dataclass(frozen=True)

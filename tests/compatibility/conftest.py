@@ -12,7 +12,7 @@ import pytest
 import servers
 
 from compatibility.upstream import Site
-from uniqueid.database import url as database_url
+from uniqueid import database_url
 from uniqueid.database.store import Store
 
 

@@ -15,7 +15,7 @@ from servers import BIN
 from compatibility import upstream
 from compatibility.conftest import PLAIN, OldDatabase, mariadb_database
 from compatibility.upstream import Site
-from uniqueid.database import url as database_url
+from uniqueid import database_url
 from uniqueid.database.store import Store
 from uniqueid.model import CounterUpdate
 

@@ -15,7 +15,7 @@ from servers import MariaDB, PostgreSQL
 
 from uniqueid.database.dialects.postgresql_provider import wait_for_answer
 from uniqueid.database.store import Outcome, Store
-from uniqueid.database.url import parse
+from uniqueid.database_url import parse
 
 
 class Direct:

@@ -22,7 +22,7 @@ from servers import Service, run_cmd, wait_until
 
 from uniqueid.database import schema
 from uniqueid.database.store import Store
-from uniqueid.database.url import parse
+from uniqueid.database_url import parse
 
 TAIL = "is the log of another file"
 

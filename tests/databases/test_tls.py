@@ -11,7 +11,7 @@ import servers
 from pony.orm import db_session
 
 from uniqueid.database.store import Store
-from uniqueid.database.url import parse
+from uniqueid.database_url import parse
 from uniqueid.errors import DatabaseUnavailable
 
 

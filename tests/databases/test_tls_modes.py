@@ -17,7 +17,7 @@ from pony.orm import db_session
 from servers import BIN
 
 from uniqueid.database.store import Store
-from uniqueid.database.url import parse
+from uniqueid.database_url import parse
 from uniqueid.errors import DatabaseUnavailable
 
 

@@ -14,7 +14,7 @@ from uniqueid.database.dialects import DIALECTS
 from uniqueid.database.dialects.base import LOCK_WAIT, ConnectOptions
 from uniqueid.database.durability import DurabilityMonitor
 from uniqueid.database.errors import Cause, classify, is_rejected, unavailable
-from uniqueid.database.url import DatabaseURL
+from uniqueid.database_url import DatabaseURL
 from uniqueid.errors import DatabaseUnavailable, UniqueIDError, UnsafeSession
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from uniqueid.database.engine import Engine
 from uniqueid.database.errors import TRANSIENT, Cause, classify, unavailable
 from uniqueid.database.journal import Journal, Plans
 from uniqueid.database.retry import Retry
-from uniqueid.database.url import DatabaseURL
+from uniqueid.database_url import DatabaseURL
 from uniqueid.errors import (
     CounterExhausted,
     CounterRegressed,

@@ -10,7 +10,7 @@ from uniqueid.database.dialects.postgresql import PostgreSQL
 from uniqueid.database.dialects.sqlite import SQLite
 
 if TYPE_CHECKING:
-    from uniqueid.database.url import Kind
+    from uniqueid.database_url import Kind
 
 DIALECTS: dict[Kind, Dialect] = {
     "sqlite": SQLite(),

@@ -11,7 +11,7 @@ from typing import Any
 from pony.orm.dbapiprovider import DBAPIProvider
 
 from uniqueid.database.durability import DurabilityMonitor, DurabilityProblem
-from uniqueid.database.url import DatabaseURL
+from uniqueid.database_url import DatabaseURL
 from uniqueid.errors import MAX_ID, SYNC_NEW, SchemaError, UnsafeSession
 
 LOCK_WAIT = 1

@@ -22,7 +22,7 @@ from uniqueid.database.dialects.base import (
 )
 from uniqueid.database.dialects.provider import is_single_statement, keep_connection
 from uniqueid.database.durability import DurabilityMonitor, DurabilityProblem
-from uniqueid.database.url import DatabaseURL
+from uniqueid.database_url import DatabaseURL
 
 SQL_MODE = "STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION"
 """Strict: a value out of range is an error instead of being changed to fit. And no other storage

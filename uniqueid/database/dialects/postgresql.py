@@ -19,7 +19,7 @@ from uniqueid.database.dialects.base import (
     verify,
 )
 from uniqueid.database.durability import DurabilityProblem
-from uniqueid.database.url import DatabaseURL
+from uniqueid.database_url import DatabaseURL
 
 # SQLSTATE: PostgreSQL's manual, appendix A.
 _CAUSES = {

@@ -18,7 +18,7 @@ from psycopg2 import OperationalError, extensions
 
 from uniqueid.database.dialects.base import ConnectOptions
 from uniqueid.database.dialects.provider import is_single_statement, keep_connection
-from uniqueid.database.url import Address, DatabaseURL
+from uniqueid.database_url import Address, DatabaseURL
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from uniqueid.database.dialects.base import (
 from uniqueid.database.dialects.provider import is_single_statement, keep_connection
 from uniqueid.database.durability import DurabilityProblem
 from uniqueid.database.sqlite_file import SQLiteFile, file_at
-from uniqueid.database.url import DatabaseURL
+from uniqueid.database_url import DatabaseURL
 from uniqueid.errors import DatabaseUnavailable, UnsafeSession
 
 # SQLite's result codes.
