@@ -28,11 +28,14 @@ NOT_CORE = (
     "tests/test_server.py",
     "tests/test_cli_counters.py",
     "tests/test_journal_commands.py",
+    "tests/databases/test_addresses.py",
     "tests/databases/test_benchmark.py",
     "tests/databases/test_collations.py",
     "tests/databases/test_counters_commands.py",
+    "tests/databases/test_tls_modes.py",
 )
-"""The built-in server, commands in processes of their own, benchmarks, and each collation."""
+"""The built-in server, commands in processes of their own, benchmarks, each collation, and servers
+with addresses or certificates of their own."""
 
 IN_CORE = "tests/databases/test_collations.py::test_the_service_repeats_no_id_when_a_row_is_lost"
 
