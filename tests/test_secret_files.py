@@ -88,6 +88,8 @@ def test_a_variable_and_its_file_together_are_an_error_that_names_both(
     message = refused({**environ, variable: secret})
     assert f"({variable} and {variable}_FILE): mean the same; set one of them" in message
     assert load(environ={**environ, variable: ""}).database.password == "sw0rdfish"
+    ended = environment(f"{variable}_FILE", f"{file}\n")
+    assert load(environ=ended).database.password == "sw0rdfish"
     both = {**environment(variable, secret), f"{variable}_FILE": ""}
     assert load(environ=both).database.password == "sw0rdfish"
 

@@ -518,8 +518,12 @@ def _read_variable(row: Row, variable: str, environ: Mapping[str, str]) -> tuple
     An empty variable counts as not set. What an editor adds to a text, a byte order mark or the
     end of the last line, is no part of it.
     """
-    text = environ.get(variable, "").removeprefix("\ufeff").rstrip("\r\n")
-    path = environ.get(f"{variable}_FILE", "") if row.secret else ""
+    text, path = (
+        environ.get(name, "").removeprefix("\ufeff").rstrip("\r\n")
+        for name in (variable, f"{variable}_FILE")
+    )
+    if not row.secret:
+        path = ""
     if text and path:
         both = f"{variable} and {variable}_FILE"
         raise ConfigError(row.option, None, both, "mean the same; set one of them")
