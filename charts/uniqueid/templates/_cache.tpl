@@ -72,7 +72,7 @@ haproxy.org/backend-config-snippet: retry-on conn-failure
 {{- end }}
 {{- end -}}
 
-{{/* Annotations of the Service, whoever routes to it: those of controllers which read them there */}}
+{{/* Annotations of the Service, for the controllers that read them there */}}
 {{- define "uniqueid.servicePreset" -}}
 {{- if include "uniqueid.traefik" . }}
 traefik.ingress.kubernetes.io/service.serverstransport: {{ .Release.Namespace }}-{{ include "uniqueid.fullname" . }}@kubernetescrd

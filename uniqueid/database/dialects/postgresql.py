@@ -93,7 +93,7 @@ class PostgreSQL(Dialect):
     def binding(
         self, url: DatabaseURL, options: ConnectOptions
     ) -> tuple[type[DBAPIProvider], dict[str, Any]]:
-        from uniqueid.database.dialects import postgresql_provider as provider
+        import uniqueid.database.dialects.postgresql_provider as provider
 
         return provider.PostgreSQLProvider, {
             **provider.arguments(url, options),
