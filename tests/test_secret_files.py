@@ -68,12 +68,12 @@ def test_a_secret_is_read_from_the_file_that_its_variable_names(
         assert f"{variable}_FILE" in described
 
 
-def test_blanks_are_part_of_a_password(tmp_path: Path) -> None:
-    """Only ends of lines are not."""
+def test_a_password_in_a_file_is_taken_as_it_is(tmp_path: Path) -> None:
+    """Blanks and percent signs too: it is no part of a URL. Only the end of the line is not."""
     file = tmp_path / "secret"
-    file.write_text(" a b \t\n")
+    file.write_text(" a%20@b \t\n")
     environ = environment("UNIQUEID_DATABASE_PASSWORD_FILE", str(file))
-    assert load(environ=environ).database.password == " a b \t"
+    assert load(environ=environ).database.password == " a%20@b \t"
 
 
 @pytest.mark.parametrize("variable", ALL)
@@ -165,8 +165,8 @@ def test_a_password_that_means_nothing_is_refused(environ: dict[str, str], messa
 def test_the_password_of_the_configuration_file(tmp_path: Path) -> None:
     """Beside its URL; a variable goes before it."""
     file = tmp_path / "config.cfg"
-    file.write_bytes(b"\xef\xbb\xbf[database]\r\nurl = mysql://u@h/db\r\npassword = a%b\r\n\r\n")
-    assert load(str(file), {}).database.password == "a%b"
+    file.write_bytes(b"\xef\xbb\xbf[database]\r\nurl = mysql://u@h/db\r\npassword = a%62\r\n\r\n")
+    assert load(str(file), {}).database.password == "a%62"
     environ = {"UNIQUEID_DATABASE_PASSWORD": "c"}
     assert load(str(file), environ).database.password == "c"
 

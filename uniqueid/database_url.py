@@ -160,7 +160,7 @@ class DatabaseURL:
         if self.password is not None:
             raise ValueError("[database] url has a password as well; set one of them")
         try:
-            return replace(self, password=_text(password))
+            return replace(self, password=_plain(password))
         except _Wrong as wrong:
             raise ValueError(str(wrong)) from None
 
