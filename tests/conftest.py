@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["proxy", "service"]
 
-KINDS = ("sqlite", "mariadb", "postgresql")
+KINDS = ("sqlite", "mariadb", "mysql", "postgresql")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,6 +69,17 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 def mariadb() -> Iterator[servers.MariaDB]:
     """A MariaDB server for all tests that do not hurt it."""
     server = servers.MariaDB()
+    with servers.running(server):
+        yield server
+        # An orderly end takes seconds.
+        server.abort()
+
+
+@pytest.fixture(scope="session")
+def mysql() -> Iterator[servers.MySQL]:
+    """A MySQL server for all tests that do not hurt it."""
+    # Or a user of a server with a binary log may not create the triggers of some tests.
+    server = servers.MySQL("--log-bin-trust-function-creators=1")
     with servers.running(server):
         yield server
         # An orderly end takes seconds.

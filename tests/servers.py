@@ -140,6 +140,19 @@ def connections(server: Process, process: int | None = None) -> int:
     return sum(f"socket:[{inode}]" in held for inode in inodes)
 
 
+def sql_of(kind: str) -> str:
+    """The kind of database whose SQL a kind understands: MySQL's is MariaDB's."""
+    return "mariadb" if kind == "mysql" else kind
+
+
+ISOLATION = {
+    "mariadb": "@@session.tx_isolation",
+    "mysql": "@@session.transaction_isolation",
+    "postgresql": "current_setting('transaction_isolation')",
+}
+"""The SQL for a session's isolation level."""
+
+
 class Process:
     """A server that a test starts, can hurt, and ends by its process id."""
 
@@ -300,6 +313,45 @@ class MariaDB(Process):
         """The service's URL of a database, through another port if it is given."""
         user, password = quote(self.USER), quote(self.PASSWORD, safe="")
         return f"mysql://{user}:{password}@127.0.0.1:{port or self.port}/{database}"
+
+
+class MySQL(MariaDB):
+    """A MySQL server with its defaults: among them the binary log, TLS, and accounts with
+    caching_sha2_password. `.ci/mysql` downloads it."""
+
+    def __init__(self, *options: str) -> None:
+        Process.__init__(self)
+        self.options = options
+        self.socket = str(self.directory / "sock")
+        self.data = self.directory / "data"
+        self.names = itertools.count(1)
+        root = subprocess.run(
+            [str(CHECKOUT / ".ci/mysql")],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
+        ).stdout.strip()
+        self.mysqld = f"{root}/bin/mysqld"
+        subprocess.run(["cp", "-r", "--sparse=always", f"{root}/data", self.data], check=True)
+
+    def command(self) -> list[str]:
+        return [
+            self.mysqld,
+            f"--datadir={self.data}",
+            f"--tmpdir={self.directory}",
+            f"--socket={self.socket}",
+            f"--port={self.port}",
+            "--bind-address=127.0.0.1",
+            f"--pid-file={self.directory / 'pid'}",
+            "--innodb-buffer-pool-size=64M",
+            *(["--user=root"] if os.getuid() == 0 else []),
+            *self.options,
+        ]
+
+    def url(self, database: str, port: int | None = None) -> str:
+        # A proxy of the tests reads what goes through it.
+        return super().url(database, port) + ("" if port is None else "?ssl_disabled=true")
 
 
 class PostgreSQL(Process):

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -30,12 +31,14 @@ NOT_CORE = (
     "tests/test_journal_commands.py",
     "tests/databases/test_addresses.py",
     "tests/databases/test_benchmark.py",
+    "tests/databases/test_mysql.py",
+    "tests/databases/test_readiness.py",
     "tests/databases/test_collations.py",
     "tests/databases/test_counters_commands.py",
     "tests/databases/test_tls_modes.py",
 )
-"""The built-in server, commands in processes of their own, benchmarks, each collation, and servers
-with addresses or certificates of their own."""
+"""The built-in server, commands in processes of their own, benchmarks, each collation, MySQL, servers
+that become read-only, and servers with addresses or certificates of their own."""
 
 IN_CORE = "tests/databases/test_collations.py::test_the_service_repeats_no_id_when_a_row_is_lost"
 
@@ -51,8 +54,14 @@ CORE_FAULTS = (
 regression and failover."""
 
 
+ON_MYSQL = re.compile(r"[\[-]mysql[\]-]", re.IGNORECASE)
+"""The parameter of a test that needs MySQL, which only `make test-all` installs."""
+
+
 def suite(nodeid: str) -> str:
     """The smallest suite that a test is in."""
+    if ON_MYSQL.search(nodeid):
+        return "rest"
     if nodeid.startswith((*CORE_FAULTS, IN_CORE)):
         return "core"
     # The same on a second file system.

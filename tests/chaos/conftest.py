@@ -12,7 +12,7 @@ import servers
 from chaos.report import COLUMNS
 from fault_scenario import NOTES, RESULTS
 
-NETWORK = ("mariadb", "postgresql")
+NETWORK = ("mariadb", "mysql", "postgresql")
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,13 @@ def _reported(record_property: Callable[[str, object], None]) -> Iterator[None]:
 def hurt_mariadb() -> Iterator[servers.MariaDB]:
     """A MariaDB server that is killed and started again; each test leaves it running."""
     with servers.running(servers.MariaDB()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def hurt_mysql() -> Iterator[servers.MySQL]:
+    """A MySQL server that is killed and started again; each test leaves it running."""
+    with servers.running(servers.MySQL()) as server:
         yield server
 
 

@@ -251,7 +251,7 @@ def backup(kind: str, url: str, request: pytest.FixtureRequest) -> Restore:
         return restore
     server = request.getfixturevalue(f"hurt_{kind}")
     database = url.rpartition("/")[2]
-    if kind == "mariadb":
+    if servers.sql_of(kind) == "mariadb":
         dump = server.sql("SELECT id, `index` FROM uniqueindex", database).splitlines()
         rows = [line.rsplit("\t", 1) for line in dump]
 

@@ -151,7 +151,7 @@ _TAKEN = {
 def taken(kind: str, database: Any) -> int:
     """How many IDs were taken from all counters."""
     with closing(database.cursor()) as cursor:
-        cursor.execute(_TAKEN[kind])
+        cursor.execute(_TAKEN[servers.sql_of(kind)])
         (total,) = cursor.fetchone()
     # Ends the transaction that a driver may have begun, which would see nothing new.
     database.rollback()
@@ -173,10 +173,11 @@ def throw(kind: str, service: servers.Service, database: Any) -> None:
     """Send the requests one by one and compare answers and counters."""
     pid = worker(service)
     seen: dict[int, int] = {}
+    examples = EXAMPLES[servers.sql_of(kind)]
     wanted = requests() if kind == "sqlite" else requests() | malformed_modes() | malformed_modes()
 
     @settings(
-        max_examples=EXAMPLES[kind],
+        max_examples=examples,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
@@ -209,7 +210,7 @@ def throw(kind: str, service: servers.Service, database: Any) -> None:
 
     try_one()
     statuses = ", ".join(f"{code}: {seen[code]}" for code in sorted(seen))
-    NOTES.append(f"bad input, {EXAMPLES[kind]} requests, {kind}, answers by status: {statuses}")
+    NOTES.append(f"bad input, {examples} requests, {kind}, answers by status: {statuses}")
     # Not everything was refused, and not everything was accepted.
     assert {200, 400, 404, 405} <= seen.keys(), seen
     assert worker(service) == pid

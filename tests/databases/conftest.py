@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import servers
 
 from uniqueid.database import schema
 
@@ -40,3 +41,10 @@ def bare(database_url: str) -> Iterator[Direct]:
     direct = Direct(database_url)
     yield direct
     direct.store.disconnect()
+
+
+@pytest.fixture
+def database_server(kind: str, request: pytest.FixtureRequest) -> servers.MariaDB:
+    """The server of a kind."""
+    server: servers.MariaDB = request.getfixturevalue(kind)
+    return server

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import servers
 from pony.orm import db_session
 from psycopg2 import extensions
 from servers import MariaDB, PostgreSQL
@@ -53,8 +54,8 @@ def apart(direct: Direct, method: str, *arguments: Any, **options: Any) -> Any:
 
 def kill_sessions(direct: Direct, kind: str, request: pytest.FixtureRequest) -> None:
     """End the server's side of every session on the database; SQLite has none."""
-    if kind == "mariadb":
-        server: MariaDB = request.getfixturevalue("mariadb")
+    if servers.sql_of(kind) == "mariadb":
+        server: MariaDB = request.getfixturevalue(kind)
         name = direct.store.url.database
         ids = server.sql(f"SELECT id FROM information_schema.processlist WHERE db = '{name}'")
         for number in ids.split():
@@ -81,7 +82,7 @@ def round_trips(direct: Direct, kind: str) -> Iterator[list[str]]:
             yield sent
         finally:
             connection.set_trace_callback(None)
-    elif kind == "mariadb":
+    elif servers.sql_of(kind) == "mariadb":
         execute = connection._execute_command
 
         def note(command: int, sql: Any) -> Any:
@@ -132,3 +133,15 @@ def lower(direct: Direct, mode: str, next_id: int) -> None:
         direct,
         f"UPDATE uniqueindex SET {quote}index{quote} = {next_id} WHERE id = '{mode}'",
     )
+
+
+def cipher(url: str) -> str:
+    """The cipher of a session, empty for plain text."""
+    store = Store(parse(url, "url", "test"))
+    try:
+        store.open()
+        with db_session:
+            row = store.database.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'").fetchone()
+        return str(row[1])
+    finally:
+        store.disconnect()

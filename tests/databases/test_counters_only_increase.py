@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import servers
 
 from uniqueid.allocation.allocator import Allocator
 from uniqueid.fence.store import FencedStore
@@ -60,7 +61,7 @@ def test_a_counter_only_ever_increases(
 ) -> None:
     """Two services on one database: ranges, keys, replays, rejected requests, advance and stops."""
     operator = make_store()
-    run_sql(operator, *TRIGGERS[kind])
+    run_sql(operator, *TRIGGERS[servers.sql_of(kind)])
     operator.first("file", 5)
     with pytest.raises(Exception, match="a counter was lowered"):
         lower(operator, "file", 3)

@@ -141,7 +141,7 @@ def test_a_weaker_synchronous_commit_is_raised_and_a_stronger_one_kept(
         assert shown == (used,)
 
 
-@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+@pytest.mark.parametrize("kind", ["mariadb", "mysql", "postgresql"])
 @pytest.mark.parametrize("setting", ["isolation", "durability"])
 def test_a_session_that_has_lost_its_settings_is_refused(
     direct: Direct, kind: str, setting: str
@@ -162,7 +162,7 @@ def test_a_session_that_has_lost_its_settings_is_refused(
             "SET synchronous_commit = off",
             "synchronous_commit is off",
         ),
-    }[kind, setting]
+    }[servers.sql_of(kind), setting]
     with db_session, direct.store.database.get_connection().cursor() as cursor:
         assert dialect.check_session(cursor) == []
         cursor.execute(statement)

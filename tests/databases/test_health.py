@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import servers
-from servers import MariaDB, PostgreSQL, Process, Service, wait_until
+from servers import MariaDB, MySQL, PostgreSQL, Process, Service, wait_until
 
 
-@pytest.fixture(params=[MariaDB, PostgreSQL])
+@pytest.fixture(params=[MariaDB, MySQL, PostgreSQL])
 def server(request: pytest.FixtureRequest) -> Iterator[MariaDB | PostgreSQL]:
     """A database server that may be hurt."""
     with servers.running(request.param()) as server:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import servers
 from pony.orm import OperationalError, db_session
 from pony.orm.dbproviders import mysql, postgres
 from servers import MariaDB, PostgreSQL, wait_until
@@ -24,7 +25,7 @@ _COUNT = {
 
 
 @pytest.mark.parametrize("reconnecting", [False, True], ids=["as shipped", "if Pony reconnected"])
-@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+@pytest.mark.parametrize("kind", ["mariadb", "mysql", "postgresql"])
 def test_session_killed_between_select_for_update_and_update(
     kind: str,
     reconnecting: bool,
@@ -44,7 +45,9 @@ def test_session_killed_between_select_for_update_and_update(
     assert second.first("m", 10) == 11
     database = first.store.database
     if reconnecting:
-        pony = {"mariadb": mysql.MySQLProvider, "postgresql": postgres.PGProvider}[kind]
+        pony = {"mariadb": mysql.MySQLProvider, "postgresql": postgres.PGProvider}[
+            servers.sql_of(kind)
+        ]
         monkeypatch.setattr(
             database.provider,
             "should_reconnect",
@@ -57,10 +60,10 @@ def test_session_killed_between_select_for_update_and_update(
 
     def interfere(cursor: Any, sql: str, *arguments: Any) -> Any:
         if sql.startswith("UPDATE") and not taken:
-            session = database.execute(_SESSION[kind], {}, {}).fetchone()[0]
-            server.sql(_KILL[kind].format(session))
+            session = database.execute(_SESSION[servers.sql_of(kind)], {}, {}).fetchone()[0]
+            server.sql(_KILL[servers.sql_of(kind)].format(session))
             wait_until(
-                lambda: server.sql(_COUNT[kind].format(session)).strip() == "0",
+                lambda: server.sql(_COUNT[servers.sql_of(kind)].format(session)).strip() == "0",
                 "the end of the session",
             )
             # In another thread, since Pony makes one transaction of what one thread does.
@@ -74,7 +77,7 @@ def test_session_killed_between_select_for_update_and_update(
     assert second.store.counters() == {"m": 41}
 
 
-@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+@pytest.mark.parametrize("kind", ["mariadb", "mysql", "postgresql"])
 @pytest.mark.parametrize("lost", ["killed", "network"])
 def test_no_statement_of_a_transaction_moves_to_another_session(
     kind: str, lost: str, direct: Direct, request: pytest.FixtureRequest
@@ -87,9 +90,9 @@ def test_no_statement_of_a_transaction_moves_to_another_session(
 
     @db_session(serializable=True)
     def transaction() -> None:
-        session = database.execute(_SESSION[kind], {}, {}).fetchone()[0]
+        session = database.execute(_SESSION[servers.sql_of(kind)], {}, {}).fetchone()[0]
         if lost == "killed":
-            server.sql(_KILL[kind].format(session))
+            server.sql(_KILL[servers.sql_of(kind)].format(session))
         else:
             cut(database.get_connection())
         database.execute("SELECT 1", {}, {})

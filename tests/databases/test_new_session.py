@@ -103,7 +103,7 @@ def test_no_request_for_another_mode_completes_under_stop(
     assert stopping.allocate("file", 1).first == 101
 
 
-@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+@pytest.mark.parametrize("kind", ["mariadb", "mysql", "postgresql"])
 def test_a_session_that_is_replaced_within_a_retry_is_compared(
     stopping: Allocator,
     direct: Direct,

@@ -24,7 +24,7 @@ REPAIR = "add missing unique keys"
 
 def quoted(kind: str) -> str:
     """The counters' second column."""
-    return "`index`" if kind == "mariadb" else '"index"'
+    return "`index`" if servers.sql_of(kind) == "mariadb" else '"index"'
 
 
 def replace_counters(direct: Direct, columns: str, *statements: str) -> None:
@@ -102,7 +102,7 @@ KEYS = {
 def test_a_key_that_covers_less_than_id_is_none(bare: Direct, kind: str, key: str) -> None:
     """dbsync adds a right one, and leaves it where it is."""
     kinds, statement = KEYS[key]
-    if kinds != "all" and kind not in kinds:
+    if kinds != "all" and servers.sql_of(kind) not in kinds:
         # The database has no such key.
         return
     replace_counters(
@@ -118,20 +118,20 @@ def test_a_key_that_covers_less_than_id_is_none(bare: Direct, kind: str, key: st
     assert bare.first("file") == 7
 
 
-@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+@pytest.mark.parametrize("kind", ["mariadb", "mysql", "postgresql"])
 def test_another_primary_key_is_left_and_a_unique_one_added(bare: Direct, kind: str) -> None:
     """Unless the column accepts NULL, which an operator has to change."""
     column = quoted(kind)
     numbered = {
         "mariadb": "number INT AUTO_INCREMENT PRIMARY KEY",
         "postgresql": "number SERIAL PRIMARY KEY",
-    }[kind]
+    }[servers.sql_of(kind)]
     replace_counters(bare, f"id VARCHAR(255), {column} BIGINT NOT NULL, {numbered}")
     refused(bare, "the column id of uniqueindex accepts NULL; make it NOT NULL")
     not_null = {
         "mariadb": "ALTER TABLE uniqueindex MODIFY id VARCHAR(255) NOT NULL",
         "postgresql": "ALTER TABLE uniqueindex ALTER id SET NOT NULL",
-    }[kind]
+    }[servers.sql_of(kind)]
     run(bare, not_null)
     assert schema.sync(bare.store) == [REPAIR]
     schema.check(bare.store, equal=True)
@@ -239,7 +239,7 @@ def test_a_counter_column_that_is_no_integer_is_refused(
     bare: Direct, kind: str, number: int
 ) -> None:
     """As an import of a CSV file makes it; a REAL repeats a range from 2**53 on."""
-    for type in INDEX_TYPES[kind][number : number + 1]:
+    for type in INDEX_TYPES[servers.sql_of(kind)][number : number + 1]:
         column = quoted(kind)
         replace_counters(
             bare,
@@ -252,7 +252,7 @@ def test_a_counter_column_that_is_no_integer_is_refused(
 @pytest.mark.parametrize("number", range(3))
 def test_a_mode_column_that_changes_modes_is_refused(bare: Direct, kind: str, number: int) -> None:
     """By padding, shortening or converting them."""
-    type = ID_TYPES[kind][number]
+    type = ID_TYPES[servers.sql_of(kind)][number]
     replace_counters(bare, f"id {type} NOT NULL PRIMARY KEY, {quoted(kind)} BIGINT NOT NULL")
     refused(bare, "the column id of uniqueindex has the type ")
 
@@ -260,7 +260,7 @@ def test_a_mode_column_that_changes_modes_is_refused(bare: Direct, kind: str, nu
 @pytest.mark.parametrize("number", range(2))
 def test_other_spellings_of_a_good_table_are_served(bare: Direct, kind: str, number: int) -> None:
     """A zero is an unused counter, and the highest value an exhausted one."""
-    columns = GOOD_COLUMNS[kind][number].replace("{}", quoted(kind))
+    columns = GOOD_COLUMNS[servers.sql_of(kind)][number].replace("{}", quoted(kind))
     replace_counters(
         bare, columns, f"INSERT INTO uniqueindex VALUES ('zero', 0), ('last', {2**63 - 1})"
     )
@@ -287,7 +287,7 @@ def test_a_row_that_cannot_be_served_is_refused_with_its_mode(
 ) -> None:
     """Each database stores other nonsense."""
     kinds, values, pattern = ROWS[row]
-    if kinds not in ("all", kind):
+    if kinds not in ("all", servers.sql_of(kind)):
         return
     unsigned = "UNSIGNED" if row == "too high" else ""
     replace_counters(
@@ -298,7 +298,7 @@ def test_a_row_that_cannot_be_served_is_refused_with_its_mode(
     refused(bare, pattern)
 
 
-@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+@pytest.mark.parametrize("kind", ["mariadb", "mysql", "postgresql"])
 def test_a_mode_that_is_too_long_is_an_error_not_shortened(bare: Direct, kind: str) -> None:
     """A narrow column is served: what does not fit is refused."""
     replace_counters(bare, f"id VARCHAR(4) PRIMARY KEY, {quoted(kind)} BIGINT NOT NULL")
@@ -419,7 +419,7 @@ def test_what_only_looks_like_the_table_is_refused(bare: Direct, kind: str, case
         direct.store.disconnect()
 
 
-@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+@pytest.mark.parametrize("kind", ["mariadb", "mysql", "postgresql"])
 def test_a_running_service_tells_that_its_key_has_gone(
     bare: Direct, kind: str, request: pytest.FixtureRequest
 ) -> None:
@@ -428,7 +428,7 @@ def test_a_running_service_tells_that_its_key_has_gone(
     drop = {
         "mariadb": "ALTER TABLE uniqueindex DROP PRIMARY KEY",
         "postgresql": "ALTER TABLE uniqueindex DROP CONSTRAINT uniqueindex_pkey",
-    }[kind]
+    }[servers.sql_of(kind)]
     service = Service(bare.url)
     with servers.running(service):
         assert service.get("/readyz")[0] == 200
@@ -449,7 +449,7 @@ def test_a_journal_without_its_key_is_refused_and_repaired(bare: Direct, kind: s
     # Another index takes the name, as a migration tool may have it.
     run(
         bare,
-        f"{drop} ON uniqueidjournal" if kind == "mariadb" else drop,
+        f"{drop} ON uniqueidjournal" if servers.sql_of(kind) == "mariadb" else drop,
         "CREATE INDEX uniqueidjournal_key ON uniqueidjournal (idempotency_key, caller)",
         *(
             'INSERT INTO uniqueidjournal (idempotency_key, caller, mode, "first", "last", "time",'

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import servers
-from pony.orm import db_session
 
-from uniqueid.database.store import Store
-from uniqueid.database_url import parse
 from uniqueid.errors import DatabaseUnavailable
+
+from .direct import cipher
 
 
 def openssl(directory: Path, *arguments: str) -> None:
@@ -42,18 +41,6 @@ def tls_server(certificates: Path) -> Iterator[servers.MariaDB]:
     options = (f"--ssl-{name}={certificates}/{name}.pem" for name in ("ca", "cert", "key"))
     with servers.running(servers.MariaDB(*options)) as server:
         yield server
-
-
-def cipher(url: str) -> str:
-    """The cipher of a session, empty for plain text."""
-    store = Store(parse(url, "url", "test"))
-    try:
-        store.open()
-        with db_session:
-            row = store.database.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'").fetchone()
-        return str(row[1])
-    finally:
-        store.disconnect()
 
 
 @pytest.mark.parametrize("authority", ["ca", "other"])
