@@ -52,6 +52,8 @@ class FakeStore:
         self.gate.set()
         self.arrived = threading.Semaphore(0)
         self.errors: list[Exception] = []
+        self.failing: dict[str, Exception] = {}
+        """Raised by every transaction with that mode."""
         self.ping_error: Exception | None = None
         self.outcomes: dict[str, UniqueIDError] = {}
         self.connections = 1
@@ -77,6 +79,9 @@ class FakeStore:
         self.gate.wait(30)
         if self.errors:
             raise self.errors.pop(0)
+        for mode in totals:
+            if mode in self.failing:
+                raise self.failing[mode]
         self.transactions.append(dict(totals))
         if threading.current_thread().name != "committer":
             self.direct.append(dict(totals))

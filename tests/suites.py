@@ -37,8 +37,8 @@ NOT_CORE = (
     "tests/databases/test_counters_commands.py",
     "tests/databases/test_tls_modes.py",
 )
-"""The built-in server, commands in processes of their own, benchmarks, each collation, MySQL, servers
-that become read-only, and servers with addresses or certificates of their own."""
+"""The built-in server, commands in processes of their own, benchmarks, each collation, MySQL,
+servers that become read-only, and servers with addresses or certificates of their own."""
 
 IN_CORE = "tests/databases/test_collations.py::test_the_service_repeats_no_id_when_a_row_is_lost"
 

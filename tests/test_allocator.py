@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from servers import wait_until
 
 from uniqueid.allocation.allocator import Allocator
+from uniqueid.allocation.committer import MAX_FAILURES
 from uniqueid.errors import (
     MAX_ID,
     Closing,
@@ -24,6 +25,7 @@ from uniqueid.errors import (
     ModeBusy,
     Overloaded,
     TooManyModes,
+    TransactionRejected,
     Unexpected,
 )
 from uniqueid.model import Allocation, AllocationRecord
@@ -191,28 +193,72 @@ def test_a_locked_mode_is_given_up_at_the_deadline(store: FakeStore) -> None:
     assert allocator.close(30)
 
 
-def test_an_unexpected_error_fails_its_batch_and_not_the_committer(
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("unexpected"), TransactionRejected("1644: unknown")], ids=type
+)
+def test_an_unknown_error_fails_the_request_that_causes_it(
+    allocator: Allocator,
+    store: FakeStore,
+    callers: ConcurrentCallers,
+    error: Exception,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The rest of its batch and the next request are served, and the log has the error once."""
+    hold_up(store, callers)
+    store.failing["bad"] = error
+    before = [callers.request("file", 1) for _ in range(11)]
+    bad = callers.request("bad", 1)
+    after = [callers.request("other", 1) for _ in range(11)]
+    with caplog.at_level(logging.WARNING, "uniqueid"):
+        store.gate.set()
+        assert {future.result(30).first for future in before} == set(range(1, 12))
+        assert {future.result(30).first for future in after} == set(range(1, 12))
+        with pytest.raises((Unexpected, TransactionRejected)):
+            bad.result(30)
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
+    assert "unexpected" in caplog.text or "1644: unknown" in caplog.text
+    assert allocator.unavailable is None
+    assert allocator.allocate("file", 1).first == 12
+
+
+def test_an_unknown_error_of_every_request_ends_the_search_for_one(
+    allocator: Allocator, store: FakeStore, callers: ConcurrentCallers
+) -> None:
+    """All fail, after a bounded number of transactions; the next request is served."""
+    hold_up(store, callers)
+    waiting = [callers.request("bad", 1) for _ in range(40)]
+    store.failing["bad"] = TransactionRejected("unknown")
+    store.gate.set()
+    for future in waiting:
+        with pytest.raises(TransactionRejected):
+            future.result(30)
+    attempts = 0
+    while store.arrived.acquire(blocking=False):
+        attempts += 1
+    assert attempts == MAX_FAILURES
+    assert allocator.allocate("file", 1).first == 1
+
+
+def test_an_unexpected_error_of_a_whole_batch_is_logged_once(
     allocator: Allocator,
     store: FakeStore,
     callers: ConcurrentCallers,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The next request is served, and the log has an error of a batch once."""
-    first = hold_up(store, callers)
-    waiting = [callers.request("file", 1) for _ in range(5)]
-    store.errors = [ZeroDivisionError("alone"), ZeroDivisionError("five")]
+    """Whoever asked; all of them get its reference, and the committer goes on."""
+    hold_up(store, callers)
+    waiting = [callers.request("bad", 1) for _ in range(40)]
+    store.failing["bad"] = ZeroDivisionError("forty")
     with caplog.at_level(logging.ERROR, "uniqueid"):
         store.gate.set()
         references = set()
-        for future in [first, *waiting]:
+        for future in waiting:
             with pytest.raises(Unexpected) as caught:
                 future.result(30)
             references.add(caught.value.reference)
     told = [record.getMessage() for record in caplog.records]
-    assert len(told) == len(references) == 2
     assert {line.rpartition(" ")[2] for line in told} == references
-    assert told[1].startswith("a batch of 5 requests failed")
-    assert "ZeroDivisionError: five" in caplog.text
+    assert told[-1].startswith("a batch of ")
     assert allocator.allocate("file", 1).first >= 1
 
 

@@ -205,6 +205,15 @@ class DatabaseUnavailable(Unavailable):
     public = "the database is not available; no IDs were allocated"
 
 
+class TransactionRejected(DatabaseUnavailable):
+    """The database rejected a transaction for a reason that this release does not list. It may
+    concern one of its requests alone."""
+
+
+class ConnectionLimitReached(DatabaseUnavailable):
+    """The database accepts no further connection; those that exist are not affected."""
+
+
 class UnsafeSession(DatabaseUnavailable):
     """A session on which a committed transaction could be lost; it is not used."""
 

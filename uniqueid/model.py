@@ -133,9 +133,9 @@ class CounterStore(Protocol):
         """The next ID of each of the counters with these names, as the database compares names."""
 
     def ping(self) -> None:
-        """Ask for the least answer.
+        """See that a transaction would be executed, without allocating.
 
-        :raises Unavailable: when there is none.
+        :raises Unavailable: when it would not.
         """
 
     def disconnect(self) -> None:

@@ -126,7 +126,7 @@ def build(
     incidents = Incidents()
     fence = make_fence(configuration, store, metrics)
     allocator = make_allocator(settings, store, fence, metrics, incidents, threads)
-    monitor = make_monitor(configuration, allocator, incidents, durability)
+    monitor = make_monitor(configuration, allocator, incidents, durability, store)
     checks = make_checks(settings, allocator, fence, monitor.check)
     last_checks = make_checks(settings, allocator, fence, monitor.last_result)
     # One connection is made for the check above, where there is one, and one for the committer.
@@ -354,8 +354,12 @@ def make_monitor(
     allocator: Allocator,
     incidents: Incidents,
     durability: DurabilityMonitor,
+    allocating: Store,
 ) -> health.HealthMonitor:
-    """The health monitor of a service, with a store that it shares with no other thread."""
+    """The health monitor of a service, with a store that it shares with no other thread.
+
+    :param allocating: the allocator's.
+    """
     store = make_store(configuration, durability=durability)
 
     def require() -> None:
@@ -369,6 +373,6 @@ def make_monitor(
         require,
         lambda: allocator.high_water_marks,
         incidents=incidents,
-        close_each=store.dialect.session_per_health_check,
+        close_after=lambda: store.dialect.session_per_health_check or not allocating.connected,
     )
     return health.HealthMonitor(check)

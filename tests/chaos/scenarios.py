@@ -23,6 +23,11 @@ NewURL = Callable[[str], str]
 Restore = Callable[[], None]
 
 
+def wait_until_ready(scenario: FaultScenario) -> None:
+    """Wait for readiness, which uses the result of a health check for a second."""
+    servers.wait_until(lambda: scenario.service.get("/readyz")[0] == 200, "ready again", timeout=5)
+
+
 def kill_9_of_the_database(network: str, server: Server) -> None:
     """The service says 503 while it is away and goes on when it is back."""
     url = server.url(server.new_database())
@@ -33,7 +38,7 @@ def kill_9_of_the_database(network: str, server: Server) -> None:
         assert scenario.service.get("/livez")[0] == 200
         server.start()
         scenario.load.more_answers(200)
-        assert scenario.service.get("/readyz")[0] == 200
+        wait_until_ready(scenario)
 
 
 def database_stopped_for_longer_than_the_time_out(network: str, server: Server) -> None:
@@ -51,7 +56,7 @@ def database_stopped_for_longer_than_the_time_out(network: str, server: Server) 
                 if runs(pid):
                     os.kill(pid, signal.SIGCONT)
         scenario.load.more_answers(200)
-        assert scenario.service.get("/readyz")[0] == 200
+        wait_until_ready(scenario)
 
 
 def cut(scenario: FaultScenario, proxy: Proxy, plan: Plan) -> None:
@@ -105,7 +110,7 @@ def connection_falls_silent_for_ever(network: str, proxy: Proxy, url: str) -> No
         proxy.silence()
         servers.wait_until(lambda: proxy.fired >= fired, "a sign of life asked for in vain")
         scenario.load.more_answers(100)
-        assert scenario.service.get("/readyz")[0] == 200
+        wait_until_ready(scenario)
 
 
 def kill_9_of_the_worker(kind: str, new_url: NewURL) -> None:

@@ -58,7 +58,7 @@ def test_a_database_of_0_2_1_keeps_its_values(bare: Direct) -> None:
     assert bare.first("file", 1) == 2147483740
 
 
-@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+@pytest.mark.parametrize("kind", ["mariadb", "mysql", "postgresql"])
 def test_a_32_bit_column_under_version_1_0_is_widened_too(bare: Direct) -> None:
     """The old dbsync wrote the new version and left the old column."""
     run(
@@ -147,7 +147,7 @@ def test_a_new_sqlite_file_may_be_opened_by_several_at_once(tmp_path: Path) -> N
         direct = Direct(f"sqlite:///{tmp_path}/{number}.sqlite3")
         barrier.wait(30)
         try:
-            direct.store.ping()
+            direct.store.check_session()
         finally:
             direct.store.disconnect()
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import servers
 from pony.orm import db_session
 from servers import MariaDB
 
@@ -302,7 +303,7 @@ def test_the_update_is_guarded_even_on_a_new_connection(direct: Direct) -> None:
     assert direct.store.counters() == {"file": 11}
 
 
-@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+@pytest.mark.parametrize("kind", ["mariadb", "mysql", "postgresql"])
 def test_a_locked_counter_is_reported_busy_and_the_others_go_on(
     direct: Direct, make_store: Callable[..., Direct]
 ) -> None:
@@ -319,13 +320,13 @@ def test_a_locked_counter_is_reported_busy_and_the_others_go_on(
     assert direct.first("a") == 2
 
 
-@pytest.mark.parametrize("kind", ["mariadb"])
+@pytest.mark.parametrize("kind", ["mariadb", "mysql"])
 @pytest.mark.parametrize("collation", ["latin1_swedish_ci", "utf8mb3_general_ci"])
 def test_a_mode_that_an_old_table_cannot_hold_is_refused_alone(
-    bare: Direct, mariadb: MariaDB, collation: str
+    bare: Direct, database_server: MariaDB, collation: str
 ) -> None:
     """The legacy service made its table in the database's own character set."""
-    old_table(bare, mariadb, collation)
+    old_table(bare, database_server, collation)
     outcomes = bare.advance({"😀": 1, "file": 1})
     assert isinstance(outcomes["😀"], ModeNotStorable)
     assert outcomes["file"].first == 1  # type: ignore[union-attr]
@@ -341,12 +342,12 @@ def old_table(direct: Direct, mariadb: MariaDB, collation: str) -> None:
     schema.sync(direct.store)
 
 
-@pytest.mark.parametrize("kind", ["mariadb"])
+@pytest.mark.parametrize("kind", ["mariadb", "mysql"])
 def test_spellings_that_an_old_table_takes_for_one_are_one_counter(
-    bare: Direct, mariadb: MariaDB
+    bare: Direct, database_server: MariaDB
 ) -> None:
     """Still no ID twice, also in one transaction, and also after a counter regression."""
-    old_table(bare, mariadb, "utf8mb4_general_ci")
+    old_table(bare, database_server, "utf8mb4_general_ci")
     outcomes = bare.advance({"file": 10, "FILE": 5, "file ": 3, "other": 1})
     ranges = sorted(
         (outcomes[mode].first, count)  # type: ignore[union-attr]
@@ -359,20 +360,20 @@ def test_spellings_that_an_old_table_takes_for_one_are_one_counter(
     counters = {outcomes[mode].counter for mode in ("file", "FILE", "file ")}  # type: ignore[union-attr]
     assert len(counters) == 1
     # The row is lost, and the first to ask spells it another way.
-    mariadb.sql("DELETE FROM uniqueindex", bare.store.url.database)
+    database_server.sql("DELETE FROM uniqueindex", bare.store.url.database)
     assert bare.first("fÍle", 1, **{counters.pop(): 19}) == 19
 
 
-@pytest.mark.parametrize("kind", ["mariadb"])
-def test_a_32_bit_column_would_not_be_bent_to_fit(direct: Direct, mariadb: MariaDB) -> None:
+@pytest.mark.parametrize("kind", ["mariadb", "mysql"])
+def test_a_32_bit_column_would_not_be_bent_to_fit(direct: Direct, database_server: MariaDB) -> None:
     """MariaDB outside its strict mode stores the highest value instead, the same forever."""
     name = direct.store.url.database
-    mariadb.sql("ALTER TABLE uniqueindex MODIFY `index` INTEGER NOT NULL", name)
-    mariadb.sql(f"INSERT INTO uniqueindex VALUES ('file', {2**31 - 5})", name)
+    database_server.sql("ALTER TABLE uniqueindex MODIFY `index` INTEGER NOT NULL", name)
+    database_server.sql(f"INSERT INTO uniqueindex VALUES ('file', {2**31 - 5})", name)
     assert direct.first("file", 4) == 2**31 - 5
     outcome = direct.advance({"file": 4})["file"]
     assert isinstance(outcome, ModeNotStorable)
-    assert mariadb.sql("SELECT `index` FROM uniqueindex", name).strip() == str(2**31 - 1)
+    assert database_server.sql("SELECT `index` FROM uniqueindex", name).strip() == str(2**31 - 1)
 
 
 @pytest.mark.parametrize("kind", ["sqlite"])
@@ -385,19 +386,19 @@ def test_sqlite_is_durable_and_readable_meanwhile(direct: Direct) -> None:
         assert execute("PRAGMA synchronous").fetchone() == (2,)
 
 
-@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+@pytest.mark.parametrize("kind", ["mariadb", "mysql", "postgresql"])
 def test_every_transaction_is_serializable(direct: Direct, kind: str) -> None:
     """As the database itself says from inside of one."""
     question = {
         "mariadb": "SELECT trx_isolation_level FROM information_schema.innodb_trx"
         " WHERE trx_mysql_thread_id = CONNECTION_ID()",
         "postgresql": "SHOW transaction_isolation",
-    }[kind]
+    }[servers.sql_of(kind)]
     direct.first("file")
     with db_session(serializable=True):
         lock(direct, "file")
-        if kind == "mariadb":
+        if servers.sql_of(kind) == "mariadb":
             # InnoDB's view needs PROCESS; the session's own setting says the same.
-            question = "SELECT @@session.tx_isolation"
+            question = f"SELECT {servers.ISOLATION[kind]}"
         level = direct.store.database.execute(question).fetchone()[0]
     assert level.lower() == "serializable"

@@ -88,6 +88,10 @@ class DatabaseAvailability:
     def mark_unavailable(self, error: Unavailable) -> None:
         """Reject requests with an error, and report it."""
         self._error = error
+        self.report(error)
+
+    def report(self, error: Unavailable) -> None:
+        """Report an error, and serve other requests."""
         if not isinstance(error, DatabaseUnavailable):
             self._incidents.fence.report(_REPORTER, str(error))
             return

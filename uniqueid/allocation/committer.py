@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from uniqueid.allocation.availability import DatabaseAvailability
 from uniqueid.allocation.direct import DirectExecutor
-from uniqueid.allocation.executor import BatchExecutor
+from uniqueid.allocation.executor import BatchExecutor, Unfinished
 from uniqueid.allocation.pruning import Pruner
 from uniqueid.allocation.regression import RegressionGuard
 from uniqueid.allocation.request_queue import RETRY_INTERVAL, DeferredRequests, RequestQueue
@@ -19,6 +19,7 @@ from uniqueid.errors import (
     CounterRegressed,
     DatabaseUnavailable,
     ModeBusy,
+    TransactionRejected,
     Unavailable,
     Unexpected,
 )
@@ -26,6 +27,10 @@ from uniqueid.model import CounterStore
 from uniqueid.runtime import threads
 
 log = logging.getLogger(__name__)
+
+MAX_FAILURES = 16
+"""Transactions that fail in succession before all requests fail. To find one bad request among
+2**n takes n + 1."""
 
 
 class Committer:
@@ -188,13 +193,39 @@ class Committer:
     def _execute(self, batch: Batch) -> None:
         pending = [batch.requests]
         deadline = max(request.deadline for request in pending[0])
+        failures = 0
         while pending:
             self._guard.raise_if_regressed()
-            unfinished = self._executor.execute(pending.pop(0), deadline)
+            requests = pending.pop(0)
+            try:
+                unfinished = self._executor.execute(requests, deadline)
+            except Exception as error:
+                failures += 1
+                if failures == MAX_FAILURES or _concerns_all(error):
+                    raise
+                unfinished = self._isolate(requests, error)
+            else:
+                failures = 0
             for busy, requests in unfinished.busy:
                 self._defer(requests, busy)
             pending = unfinished.retry + pending
             self._wake_completed(request for requests in pending for request in requests)
+
+    def _isolate(self, requests: list[PendingRequest], error: Exception) -> Unfinished:
+        """Halve the requests of a transaction that failed, until those are alone that fail it."""
+        requests = [request for request in requests if not request.completed]
+        if len(requests) > 1:
+            middle = len(requests) // 2
+            return Unfinished([requests[:middle], requests[middle:]])
+        for request in requests:
+            if isinstance(error, Unavailable):
+                self._availability.report(error)
+                request.complete(error)
+            else:
+                reference = uuid.uuid4().hex
+                log.error("a request failed, reference %s", reference, exc_info=error)
+                request.complete(Unexpected(reference))
+        return Unfinished()
 
     def _defer(self, requests: list[PendingRequest], busy: ModeBusy) -> None:
         """Let requests for a locked counter wait, without the others."""
@@ -207,3 +238,9 @@ class Committer:
                 waiting.append(request)
         # An attempt may take as long as the database waits for a lock: the others get as long.
         self.deferred.defer(waiting, now + RETRY_INTERVAL)
+
+
+def _concerns_all(error: Exception) -> bool:
+    """Whether a transaction fails with any of its requests."""
+    known = isinstance(error, CounterRegressed | Unavailable)
+    return known and not isinstance(error, TransactionRejected)

@@ -104,6 +104,7 @@ def _dbchk(options: argparse.Namespace) -> int:
     store = service.make_store(configuration, durability=durability)
     store.connect(settings.connect_attempts, settings.connect_wait)
     schema.check(store, equal=options.equal)
+    store.ping()
     version = "{}.{}".format(*(schema.require(store).version or (0, 0)))
     found = {"database": str(store.url), "version": version, "warnings": problems}
     if options.json:

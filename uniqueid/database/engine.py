@@ -13,7 +13,7 @@ from pony.orm import Database, PrimaryKey, Required, db_session
 from uniqueid.database.dialects import DIALECTS
 from uniqueid.database.dialects.base import LOCK_WAIT, ConnectOptions
 from uniqueid.database.durability import DurabilityMonitor
-from uniqueid.database.errors import Cause, classify, is_rejected, unavailable
+from uniqueid.database.errors import TRANSIENT, Cause, classify, is_rejected, unavailable
 from uniqueid.database_url import DatabaseURL
 from uniqueid.errors import DatabaseUnavailable, UniqueIDError, UnsafeSession
 
@@ -48,6 +48,8 @@ class Engine:
         self.dialect = DIALECTS[url.kind]
         self.connections = 0
         """How many connections were made so far: a new one may lead to another server."""
+        self.connected = False
+        """Whether a connection was made and not closed since; any thread may read it."""
         # Longer than a statement may wait for a lock.
         timeout = max(LOCK_WAIT + 1, timeout)
         self._options = ConnectOptions(
@@ -70,6 +72,7 @@ class Engine:
         @self.database.on_connect()  # type: ignore[untyped-decorator]
         def count(_database: Any, _connection: Any) -> None:
             self.connections += 1
+            self.connected = True
 
     def open(self) -> None:
         """Bind the entities to the database, which makes a first connection; once is enough.
@@ -123,6 +126,7 @@ class Engine:
 
     def disconnect(self) -> None:
         """Close the connection; the next statement makes a new one."""
+        self.connected = False
         self.database.disconnect()
 
     def execute(self, sql: str, values: Sequence[object]) -> Any:
@@ -148,17 +152,26 @@ class Engine:
             except UniqueIDError:
                 raise
             except Exception as error:
-                if classify(error) is Cause.CONNECTION:
+                cause = classify(error)
+                if cause not in TRANSIENT or cause is Cause.CONNECTION:
                     self.disconnect()
-                    if not last:
-                        continue
+                if cause is Cause.CONNECTION and not last:
+                    continue
                 raise unavailable(error) from error
         raise AssertionError("unreachable")
 
     def ping(self) -> None:
-        """Ask the database for the least answer."""
-        with db_session:
-            self.database.select("SELECT 1", {}, {})
+        """See that the database would execute a transaction.
+
+        One that conflicts with another shows that it does.
+        """
+        with db_session, closing(self.database.get_connection().cursor()) as cursor:
+            try:
+                self.dialect.check_writable(cursor)
+            except Exception as error:
+                cause = classify(error)
+                if cause is Cause.CONNECTION or cause not in TRANSIENT:
+                    raise
 
     def check_session(self) -> None:
         """Check the settings of the session, and its server's, again.

@@ -5,6 +5,7 @@ Each dialect has the error codes of its driver.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 
 from pony.orm import core
@@ -12,7 +13,13 @@ from pony.orm.dbapiprovider import DBException
 
 from uniqueid.database.dialects import DIALECTS
 from uniqueid.database.dialects.base import Cause
-from uniqueid.errors import SYNC, DatabaseUnavailable
+from uniqueid.errors import (
+    SYNC,
+    ConnectionLimitReached,
+    DatabaseUnavailable,
+    TransactionRejected,
+    UniqueIDError,
+)
 
 __all__ = [
     "TRANSIENT",
@@ -24,7 +31,12 @@ __all__ = [
     "unavailable",
 ]
 
-TRANSIENT = frozenset(Cause) - {Cause.NOT_STORABLE, Cause.NO_TABLE, Cause.OTHER}
+TRANSIENT = frozenset(Cause) - {
+    Cause.NOT_STORABLE,
+    Cause.NO_TABLE,
+    Cause.REFUSED,
+    Cause.OTHER,
+}
 """The causes after which the whole transaction is worth another try."""
 
 
@@ -40,7 +52,7 @@ def classify(error: BaseException) -> Cause | None:
         cause = _of_driver(link)
         if cause is not None:
             return cause
-    return None
+    return Cause.CONNECTION if _passed_a_driver(error) else None
 
 
 def is_rejected(error: BaseException) -> bool:
@@ -55,6 +67,9 @@ def explain(error: BaseException) -> str:
     if isinstance(deepest, LostUpdate):
         return "the lock on a counter was lost"
     arguments = [str(part).strip() for part in deepest.args if not isinstance(part, Exception)]
+    if _of_driver(deepest) is None and not isinstance(deepest, UniqueIDError):
+        # Such an error's text means little without its class.
+        arguments.insert(0, type(deepest).__name__)
     return " ".join(": ".join(arguments).split()) or type(deepest).__name__
 
 
@@ -64,7 +79,14 @@ def unavailable(error: Exception) -> DatabaseUnavailable:
         return error
     if classify(error) is Cause.NO_TABLE:
         return DatabaseUnavailable(f"{explain(error)}; {SYNC}", tables=True)
-    return DatabaseUnavailable(explain(error))
+    cause = explain(error)
+    if any(
+        dialect.is_connection_limit(link) for link in _chain(error) for dialect in DIALECTS.values()
+    ):
+        return ConnectionLimitReached(cause)
+    if classify(error) is Cause.OTHER:
+        return TransactionRejected(cause)
+    return DatabaseUnavailable(cause)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -93,3 +115,18 @@ def _of_driver(error: BaseException) -> Cause | None:
         if cause is not None:
             return cause
     return None
+
+
+def _passed_a_driver(error: BaseException) -> bool:
+    """Whether a driver has raised an error or passed it on.
+
+    Drivers raise errors of other classes than their own as well, with an answer that they cannot
+    read, or from the libraries that they use.
+    """
+    if isinstance(error, UniqueIDError):
+        return False
+    packages = {name for dialect in DIALECTS.values() for name in dialect.drivers}
+    return any(
+        str(frame.f_globals.get("__name__")).partition(".")[0] in packages
+        for frame, _line in traceback.walk_tb(error.__traceback__)
+    )

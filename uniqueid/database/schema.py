@@ -59,14 +59,12 @@ def inspect(store: Store) -> Found:
 
     :raises DatabaseUnavailable: when the database does not answer.
     """
-    store.open()
-    try:
+
+    def question() -> Found:
         with db_session:
             return _inspect(store)
-    except UnsafeSession:
-        raise
-    except Exception as error:
-        raise DatabaseUnavailable(explain(error)) from error
+
+    return store.read(question)
 
 
 def pending(store: Store) -> list[str]:

@@ -15,7 +15,7 @@ from uniqueid.database.counters import Counters, ModeRefused, Outcome
 from uniqueid.database.dialects.base import Dialect
 from uniqueid.database.dialects.provider import SERIALIZABLE
 from uniqueid.database.durability import DurabilityMonitor
-from uniqueid.database.engine import Engine
+from uniqueid.database.engine import Answer, Engine
 from uniqueid.database.errors import TRANSIENT, Cause, classify, unavailable
 from uniqueid.database.journal import Journal, Plans
 from uniqueid.database.retry import Retry
@@ -87,6 +87,11 @@ class Store:
         """How many connections were made so far: a new one may lead to another server."""
         return self._engine.connections
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection; any thread may ask."""
+        return self._engine.connected
+
     def open(self) -> None:
         """Make a first connection; once is enough.
 
@@ -107,6 +112,14 @@ class Store:
         """Close the connection; the next call makes a new one."""
         self._engine.disconnect()
 
+    def read(self, question: Callable[[], Answer]) -> Answer:
+        """Ask, and once more if the connection turns out to have been lost since its last use.
+
+        :param question: makes its own session, and can be repeated.
+        :raises DatabaseUnavailable: when the database does not answer.
+        """
+        return self._engine.read(question)
+
     # -- reading ----------------------------------------------------------------------------------
 
     def counters(self) -> dict[str, int]:
@@ -125,9 +138,9 @@ class Store:
         return self._engine.read(lambda: self._counters.find(names))
 
     def ping(self) -> None:
-        """Ask the database for the least answer.
+        """See that the database would execute a transaction, without allocating.
 
-        :raises DatabaseUnavailable: when it gives none.
+        :raises DatabaseUnavailable: when it does not answer, or refuses every UPDATE.
         """
         self._engine.read(self._engine.ping)
 
@@ -229,10 +242,10 @@ class Store:
         if isinstance(error, DatabaseUnavailable):
             return Cause.CONNECTION
         cause = classify(error)
-        if cause is None:
-            raise error
         if cause is Cause.CONNECTION or cause not in TRANSIENT:
             self.disconnect()
+        if cause is None:
+            raise error
         if cause not in TRANSIENT:
             # Whatever it was, the table is looked for again.
             self._journal_found = False

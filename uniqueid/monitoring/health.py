@@ -6,6 +6,7 @@ result for at most a second: a database that hangs blocks this thread and no oth
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from uniqueid.errors import (
+    ConnectionLimitReached,
     CounterRegressed,
     DatabaseUnavailable,
     SchemaError,
@@ -22,6 +24,8 @@ from uniqueid.errors import (
 from uniqueid.model import CounterStore
 from uniqueid.monitoring.incidents import Incidents
 from uniqueid.runtime import threads
+
+log = logging.getLogger(__name__)
 
 MAX_AGE = 1.0
 """Seconds for which a result is used again, so that probes cannot load the database."""
@@ -54,7 +58,8 @@ class HealthCheck:
     :param require: raises SchemaError where the tables are not what this release needs.
     :param high_water_marks: counter to the lowest ID that may still be allocated, as of now.
     :param incidents: reports to the log, shared with the committer.
-    :param close_each: close the connection after each check: SQLite's files are not held open.
+    :param close_after: whether to close the connection after a check: SQLite's files are not held
+        open, and the allocator gets the connection where there may be only one.
     """
 
     def __init__(
@@ -63,13 +68,13 @@ class HealthCheck:
         require: Callable[[], object],
         high_water_marks: Callable[[], Mapping[str, int]] = dict,
         *,
-        close_each: bool = False,
+        close_after: Callable[[], bool] = lambda: False,
         incidents: Incidents | None = None,
     ) -> None:
         self._store = store
         self._require = require
         self._high_water_marks = high_water_marks
-        self._close_each = close_each
+        self._close_after = close_after
         self._incidents = incidents or Incidents()
 
     def run(self) -> HealthResult:
@@ -78,15 +83,20 @@ class HealthCheck:
         try:
             # Before the counters: what is allocated meanwhile is in the database already.
             marks = self._high_water_marks()
-            # First, since it opens a new connection in place of one that was lost.
-            self._store.ping()
+            # First, since without tables no transaction is executed.
             self._require()
+            self._store.ping()
             counters = self._store.counters()
             regressed = CounterRegressed.among(counters, marks, self._store.find)
         except SchemaError as error:
             incidents.database.resolve(_REPORTER)
             incidents.tables.report(_REPORTER, str(error))
             return HealthResult(schema=str(error))
+        except ConnectionLimitReached as error:
+            # The allocator has a connection, or reports why it gets none.
+            log.debug("no connection for a health check: %s", error.cause)
+            incidents.database.resolve(_REPORTER)
+            return HealthResult()
         except DatabaseUnavailable as error:
             self._store.disconnect()
             incidents.database.report(_REPORTER, error.cause)
@@ -96,7 +106,7 @@ class HealthCheck:
             incidents.database.report(_REPORTER, cause, error)
             return HealthResult(database=cause)
         finally:
-            if self._close_each:
+            if self._close_after():
                 self._store.disconnect()
         incidents.database.resolve(_REPORTER)
         incidents.tables.resolve(_REPORTER)

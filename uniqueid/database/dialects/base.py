@@ -18,6 +18,10 @@ LOCK_WAIT = 1
 """Seconds for which a statement waits for a lock; InnoDB knows no shorter time. What is locked
 for longer is tried again apart from the rest."""
 
+IDLE_IN_TRANSACTION = 2
+"""Seconds after which the database ends a session that is idle in a transaction. An instance that
+is frozen or cut off would otherwise keep its locks for as long as TCP keeps the connection."""
+
 Select = Callable[[str, Mapping[str, object]], Sequence[tuple[Any, ...]]]
 """Runs a SELECT of two columns or more, with `$name` for its values, and returns the rows."""
 
@@ -39,9 +43,10 @@ class Cause(Enum):
     """The schema is not there: it was dropped, or it is another database."""
     LOST_UPDATE = "lost_update"
     """The counter was not what had been read: the lock on it was lost."""
+    REFUSED = "refused"
+    """No disk space, no privilege, a damaged file: every transaction would fail."""
     OTHER = "other"
-    """No disk space, no privilege: another attempt at once would change nothing. Every error of a
-    driver that its dialect does not list."""
+    """Every error that its dialect does not list. It may concern a single request."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,8 @@ class Dialect(ABC):
 
     name: str
     """As it is shown to users."""
+    drivers: tuple[str, ...]
+    """The packages whose errors are this database's."""
     placeholder = "%s"
     """Of the driver."""
     quote_character = '"'
@@ -135,6 +142,16 @@ class Dialect(ABC):
     def check_session(self, cursor: Any) -> list[DurabilityProblem]:
         """The checks alone, on a session that is open already."""
 
+    def check_writable(self, cursor: Any) -> None:
+        """Run what an allocation needs, without allocating: an UPDATE that matches no row.
+
+        A read-only server, a read-only transaction and a missing privilege refuse it as well.
+
+        :raises Exception: the driver's error.
+        """
+        table, next_id = self.quote("uniqueindex"), self.quote("index")
+        cursor.execute(f"UPDATE {table} SET {next_id} = {next_id} WHERE 1 = 0")
+
     @abstractmethod
     def cause_of(self, error: BaseException) -> Cause | None:
         """What an error of the driver means; None when it is not this driver's."""
@@ -142,6 +159,10 @@ class Dialect(ABC):
     def is_rejected(self, error: BaseException) -> bool:
         """Whether an error of the driver says that the server rejected the user, the password or
         the database's name."""
+        return False
+
+    def is_connection_limit(self, error: BaseException) -> bool:
+        """Whether an error of the driver says that the server accepts no further connection."""
         return False
 
     def may_recover(self, cause: Cause | None) -> bool:

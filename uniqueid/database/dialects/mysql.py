@@ -10,6 +10,7 @@ from pony.orm.dbapiprovider import Pool, wrap_dbapi_exceptions
 from pony.orm.dbproviders import mysql
 
 from uniqueid.database.dialects.base import (
+    IDLE_IN_TRANSACTION,
     LOCK_WAIT,
     Cause,
     ConnectOptions,
@@ -44,10 +45,10 @@ _SHOW = "SHOW VARIABLES WHERE Variable_name IN ({})".format(
 _TEXT_TYPES = frozenset({"varchar", "tinytext", "text", "mediumtext", "longtext"})
 _NARROW_TYPES = frozenset({"tinyint", "smallint", "mediumint", "int"})
 
-# MySQL's server and client error references, and MariaDB's.
+# MySQL's server and client error references, and MariaDB's. What is missing here is `Cause.OTHER`.
 _CAUSES = {
     **dict.fromkeys(
-        (1040, 1047, 1053, 1077, 1129, 1152, 1158, 1159, 1160, 1161, 1317, 1927, 4031),
+        (1040, 1047, 1053, 1077, 1129, 1152, 1158, 1159, 1160, 1161, 1203, 1226, 1317, 1927, 4031),
         Cause.CONNECTION,
     ),
     # the client library's own
@@ -60,11 +61,16 @@ _CAUSES = {
     # a row; or a key that another process adds at the same moment
     **dict.fromkeys((1061, 1062, 1068), Cause.DUPLICATE_KEY),
     1146: Cause.NO_TABLE,
-    **dict.fromkeys((1264, 1267, 1366, 1406, 3988), Cause.NOT_STORABLE),
+    # files and disk space, memory, privileges, a table that is damaged or is not the service's
+    **dict.fromkeys((3, 14, 23, 28, 1021, 1026, 1030, 1037, 1038, 1041, 1114), Cause.REFUSED),
+    **dict.fromkeys((1044, 1045, 1049, 1130, 1142, 1143, 1227, 1698, 1820, 3118), Cause.REFUSED),
+    **dict.fromkeys((1034, 1036, 1054, 1194, 1195, 1812, 1814, 1932, 3098, 4151), Cause.REFUSED),
+    **dict.fromkeys((1264, 1267, 1366, 1406, 3854, 3988), Cause.NOT_STORABLE),
 }
+_UNKNOWN_VARIABLE = 1193
 _REJECTED = frozenset({1044, 1045, 1049, 1130, 1698, 3118, 4151})
 """Access denied, unknown database, host that may not connect, locked account."""
-_DRIVERS = ("pymysql", "MySQLdb")
+_CONNECTION_LIMIT = frozenset({1040, 1203, 1226})
 
 _SINGLE_STATEMENTS_BEFORE_AUTOCOMMIT = 4
 """In succession: to change a session's autocommit takes a round trip."""
@@ -74,6 +80,7 @@ class MySQL(Dialect):
     """Both servers: a variable that one of them does not have is not checked."""
 
     name = "MySQL or MariaDB"
+    drivers = ("pymysql", "MySQLdb")
     quote_character = "`"
     generated_key = "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY"
     exact_text = "VARBINARY"
@@ -97,7 +104,7 @@ class MySQL(Dialect):
         }
 
     def cause_of(self, error: BaseException) -> Cause | None:
-        if not type(error).__module__.startswith(_DRIVERS):
+        if not type(error).__module__.startswith(self.drivers):
             return None
         if type(error).__name__ == "InterfaceError":
             return Cause.CONNECTION
@@ -105,14 +112,29 @@ class MySQL(Dialect):
         return _CAUSES.get(code, Cause.OTHER) if isinstance(code, int) else Cause.CONNECTION
 
     def is_rejected(self, error: BaseException) -> bool:
-        is_driver = type(error).__module__.startswith(_DRIVERS)
-        return is_driver and bool(error.args) and error.args[0] in _REJECTED
+        return self._code_of(error) in _REJECTED
+
+    def is_connection_limit(self, error: BaseException) -> bool:
+        return self._code_of(error) in _CONNECTION_LIMIT
+
+    def _code_of(self, error: BaseException) -> object:
+        is_driver = type(error).__module__.startswith(self.drivers)
+        return error.args[0] if is_driver and error.args else None
 
     def set_up_session(self, cursor: Any) -> list[DurabilityProblem]:
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE")
         cursor.execute(
             f"SET SESSION sql_mode = '{SQL_MODE}', innodb_lock_wait_timeout = {LOCK_WAIT}"
         )
+        try:
+            cursor.execute(f"SET SESSION idle_transaction_timeout = {IDLE_IN_TRANSACTION}")
+            cursor.connection.idle_timeout = None
+        except mysql.mysql_module.MySQLError as error:
+            if self._code_of(error) != _UNKNOWN_VARIABLE:
+                raise
+            # MySQL: `MySQLProvider` sets wait_timeout, for the length of a transaction.
+            cursor.execute("SELECT @@SESSION.wait_timeout")
+            (cursor.connection.idle_timeout,) = cursor.fetchone()
         return self.check_session(cursor)
 
     def check_session(self, cursor: Any) -> list[DurabilityProblem]:
@@ -303,6 +325,9 @@ class MySQLPool(Pool):  # type: ignore[misc]
     def release(self, con: Any) -> None:
         if con.server_status & mysql.mysql_module.constants.SERVER_STATUS.SERVER_STATUS_IN_TRANS:
             super().release(con)
+        if getattr(con, "idle_timeout_reduced", False):
+            con.query(f"SET SESSION wait_timeout = {con.idle_timeout}")
+            con.idle_timeout_reduced = False
 
 
 class MySQLProvider(mysql.MySQLProvider):  # type: ignore[misc]
@@ -323,15 +348,26 @@ class MySQLProvider(mysql.MySQLProvider):  # type: ignore[misc]
         cache.immediate = True
         if is_single_statement(cache):
             self._single_statements += 1
-            if self._single_statements >= _SINGLE_STATEMENTS_BEFORE_AUTOCOMMIT:
+            if (
+                self._single_statements >= _SINGLE_STATEMENTS_BEFORE_AUTOCOMMIT
+                or connection.idle_timeout is not None
+            ):
                 connection.autocommit(True)
             # Otherwise it is an ordinary transaction with its COMMIT.
             cache.in_transaction = True
             return
         self._single_statements = 0
+        serializable = cache.db_session is not None and cache.db_session.serializable
+        if serializable and connection.idle_timeout is not None:
+            connection.query(
+                f"SET SESSION autocommit = 0, SESSION wait_timeout = {IDLE_IN_TRANSACTION}"
+            )
+            connection.idle_timeout_reduced = True
+            cache.in_transaction = True
+            return
         # A round trip if the last statement was committed automatically.
         connection.autocommit(False)
-        if cache.db_session is not None and cache.db_session.serializable:
+        if serializable:
             cache.in_transaction = True
         else:
             # A plain SELECT of a serializable InnoDB session locks the rows it reads.

@@ -8,6 +8,7 @@ from typing import Any
 from pony.orm.dbapiprovider import DBAPIProvider
 
 from uniqueid.database.dialects.base import (
+    IDLE_IN_TRANSACTION,
     LOCK_WAIT,
     Cause,
     ConnectOptions,
@@ -21,9 +22,13 @@ from uniqueid.database.dialects.base import (
 from uniqueid.database.durability import DurabilityProblem
 from uniqueid.database_url import DatabaseURL
 
-# SQLSTATE: PostgreSQL's manual, appendix A.
+# SQLSTATE: PostgreSQL's manual, appendix A. What is missing here is `Cause.OTHER`.
 _CAUSES = {
-    **dict.fromkeys(("57P01", "57P02", "57P03", "57P05", "53300", "25006"), Cause.CONNECTION),
+    **dict.fromkeys(
+        ("25P03", "57P01", "57P02", "57P03", "57P05", "53300", "25006"), Cause.CONNECTION
+    ),
+    # A hot standby has no serializable transactions.
+    "0A000": Cause.CONNECTION,
     "40001": Cause.SERIALIZATION,
     "40P01": Cause.DEADLOCK,
     "42P01": Cause.NO_TABLE,
@@ -32,18 +37,36 @@ _CAUSES = {
     # its key, at the same moment
     **dict.fromkeys(("23505", "42P07", "42P16", "42710"), Cause.DUPLICATE_KEY),
     **dict.fromkeys(("22001", "22003", "22021", "22P05"), Cause.NOT_STORABLE),
+    # a missing privilege, schema or column
+    **dict.fromkeys(("42501", "3D000", "3F000", "42703"), Cause.REFUSED),
 }
+_CAUSES_OF_CLASSES = {
+    "08": Cause.CONNECTION,
+    "28": Cause.REFUSED,
+    # no disk space, memory or other resources
+    "53": Cause.REFUSED,
+    # errors of the operating system, internal errors such as a damaged file
+    "58": Cause.REFUSED,
+    "XX": Cause.REFUSED,
+}
+"""By the first two characters of the SQLSTATE, its class."""
 _REJECTED = re.compile(
     r"FATAL:\s+(password authentication failed|no pg_hba\.conf entry|pg_hba\.conf rejects"
     r'|(role|database) ".*" (does not exist|is not permitted to log in))'
 )
 """libpq passes no SQLSTATE on for a connection that the server rejects, only its message."""
+_CONNECTION_LIMIT = re.compile(
+    r"FATAL:\s+(too many connections for|sorry, too many clients|remaining connection slots"
+    r"|no more connections allowed)"
+)
+"""The last is PgBouncer's."""
 
 # synchronous_commit: `on` is the least that survives a crash of the server, and a failover to a
 # synchronous standby where there is one, which `local` and `remote_write` do not. `remote_apply` is
 # stronger and kept. Not with startup options: PgBouncer refuses or drops them.
 _SET = f"""SELECT set_config('default_transaction_isolation', 'serializable', false),
            set_config('lock_timeout', '{LOCK_WAIT}s', false),
+           set_config('idle_in_transaction_session_timeout', '{IDLE_IN_TRANSACTION}s', false),
            set_config('synchronous_commit', CASE current_setting('synchronous_commit')
                WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false);
 """
@@ -88,6 +111,7 @@ class PostgreSQL(Dialect):
     """Names are looked up along the search path, as the service's own statements are."""
 
     name = "PostgreSQL"
+    drivers = ("psycopg2",)
     generated_key = "BIGSERIAL PRIMARY KEY"
 
     def binding(
@@ -102,19 +126,25 @@ class PostgreSQL(Dialect):
         }
 
     def cause_of(self, error: BaseException) -> Cause | None:
-        if not type(error).__module__.startswith("psycopg2"):
+        if not type(error).__module__.startswith(self.drivers):
             return None
         if type(error).__name__ == "InterfaceError":
             return Cause.CONNECTION
         state = getattr(error, "pgcode", None)
         # The client library has no SQLSTATE of its own: what it finds is a broken connection.
-        if state is None or state.startswith("08"):
+        if state is None:
             return Cause.CONNECTION
-        return _CAUSES.get(state, Cause.OTHER)
+        return _CAUSES.get(state) or _CAUSES_OF_CLASSES.get(state[:2], Cause.OTHER)
 
     def is_rejected(self, error: BaseException) -> bool:
-        is_driver = type(error).__module__.startswith("psycopg2")
-        return is_driver and _REJECTED.search(str(error)) is not None
+        return self._matches(error, _REJECTED)
+
+    def is_connection_limit(self, error: BaseException) -> bool:
+        return self._matches(error, _CONNECTION_LIMIT)
+
+    def _matches(self, error: BaseException, message: re.Pattern[str]) -> bool:
+        is_driver = type(error).__module__.startswith(self.drivers)
+        return is_driver and message.search(str(error)) is not None
 
     def set_up_session(self, cursor: Any) -> list[DurabilityProblem]:
         # In one round trip.

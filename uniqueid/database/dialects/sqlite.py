@@ -26,12 +26,21 @@ from uniqueid.database.sqlite_file import SQLiteFile, file_at
 from uniqueid.database_url import DatabaseURL
 from uniqueid.errors import DatabaseUnavailable, UnsafeSession
 
-# SQLite's result codes.
+# SQLite's result codes. What is missing here is `Cause.OTHER`.
 _CAUSES = {
     sqlite3.SQLITE_BUSY: Cause.LOCK_TIMEOUT,
     sqlite3.SQLITE_LOCKED: Cause.LOCK_TIMEOUT,
     sqlite3.SQLITE_CANTOPEN: Cause.CONNECTION,
-    sqlite3.SQLITE_CONSTRAINT: Cause.DUPLICATE_KEY,
+    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: Cause.DUPLICATE_KEY,
+    sqlite3.SQLITE_CONSTRAINT_ROWID: Cause.DUPLICATE_KEY,
+    sqlite3.SQLITE_CONSTRAINT_UNIQUE: Cause.DUPLICATE_KEY,
+    sqlite3.SQLITE_FULL: Cause.REFUSED,
+    sqlite3.SQLITE_IOERR: Cause.REFUSED,
+    sqlite3.SQLITE_READONLY: Cause.REFUSED,
+    sqlite3.SQLITE_PERM: Cause.REFUSED,
+    sqlite3.SQLITE_CORRUPT: Cause.REFUSED,
+    sqlite3.SQLITE_NOTADB: Cause.REFUSED,
+    sqlite3.SQLITE_NOMEM: Cause.REFUSED,
 }
 
 
@@ -39,6 +48,7 @@ class SQLite(Dialect):
     """Values of any type can be stored in any column, so the rows are looked at as well."""
 
     name = "SQLite"
+    drivers = ("sqlite3",)
     placeholder = "?"
     row_lock = ""
     row_values = "VALUES "
@@ -60,6 +70,14 @@ class SQLite(Dialect):
             "check_same_thread": False,
         }
 
+    def check_writable(self, cursor: Any) -> None:
+        # Another process that writes is no reason to wait, and shows that the file can be written.
+        cursor.execute("PRAGMA busy_timeout = 0")
+        try:
+            super().check_writable(cursor)
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout = {LOCK_WAIT * 1000}")
+
     def cause_of(self, error: BaseException) -> Cause | None:
         if not isinstance(error, sqlite3.Error):
             return None
@@ -67,8 +85,10 @@ class SQLite(Dialect):
             # SQLite has no code of its own for it.
             return Cause.NO_TABLE
         code = getattr(error, "sqlite_errorcode", None)
+        if code is None:
+            return Cause.OTHER
         # The low byte is the primary result code, the rest says more about it.
-        return _CAUSES.get(code & 0xFF, Cause.OTHER) if code is not None else Cause.OTHER
+        return _CAUSES.get(code) or _CAUSES.get(code & 0xFF, Cause.OTHER)
 
     def may_recover(self, cause: Cause | None) -> bool:
         return cause is Cause.LOCK_TIMEOUT
