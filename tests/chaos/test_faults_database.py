@@ -136,7 +136,7 @@ def test_disk_full_under_sqlite(tmp_path: Path) -> None:
             scenario.load.more(is_503, "a 503")
             filler.unlink()
             scenario.load.more_answers(200)
-            assert scenario.service.get("/readyz")[0] == 200
+            scenarios.wait_until_ready(scenario)
     finally:
         subprocess.run([*as_root, "umount", str(small)], check=True)
 
