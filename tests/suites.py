@@ -60,7 +60,7 @@ ON_MYSQL = re.compile(r"[\[-]mysql[\]-]", re.IGNORECASE)
 
 def suite(nodeid: str) -> str:
     """The smallest suite that a test is in."""
-    if ON_MYSQL.search(nodeid):
+    if ON_MYSQL.search(nodeid) and not nodeid.startswith("tests/test_"):
         return "rest"
     if nodeid.startswith((*CORE_FAULTS, IN_CORE)):
         return "core"

@@ -72,6 +72,13 @@ def mariadb_database(
     return OldDatabase("mariadb", url, lambda text: mariadb.sql(text, name))
 
 
+@pytest.fixture(params=["sqlite", "mariadb", "postgresql"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each of the databases that the legacy service can use: MySQL's accounts need more than it
+    has."""
+    return str(request.param)
+
+
 @pytest.fixture
 def old_database(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> OldDatabase:
     """An empty database of each kind."""
