@@ -165,13 +165,13 @@ class Engine:
 
         One that conflicts with another shows that it does.
         """
-        with db_session, closing(self.database.get_connection().cursor()) as cursor:
-            try:
+        try:
+            with db_session, closing(self.database.get_connection().cursor()) as cursor:
                 self.dialect.check_writable(cursor)
-            except Exception as error:
-                cause = classify(error)
-                if cause is Cause.CONNECTION or cause not in TRANSIENT:
-                    raise
+        except Exception as error:
+            cause = classify(error)
+            if cause is Cause.CONNECTION or cause not in TRANSIENT:
+                raise
 
     def check_session(self) -> None:
         """Check the settings of the session, and its server's, again.
