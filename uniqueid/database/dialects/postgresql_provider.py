@@ -160,9 +160,14 @@ def connect(module: Any, how: Attempt, **parameters: Any) -> Any:
         connection.connect_by = None
         _warn_of_plain_text(connection, parameters, place)
         return connection
-    if len(errors) == 1:
-        raise errors[0][1]
-    raise OperationalError("; ".join(f"{address}: {error}" for address, error in errors))
+    try:
+        if len(errors) == 1:
+            raise errors[0][1]
+        raise OperationalError("; ".join(f"{address}: {error}" for address, error in errors))
+    finally:
+        # An error refers to this frame, and to a socket that would stay open until Python finds the
+        # cycle.
+        errors.clear()
 
 
 def _warn_of_plain_text(connection: Any, parameters: dict[str, Any], place: dict[str, Any]) -> None:
